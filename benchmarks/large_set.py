@@ -53,6 +53,8 @@ def train(path: Path, count: int, args: argparse.Namespace) -> None:
         limit=args.steps * args.batch_size,
         validation=args.batch_size / count,
         epochs=1,
+        optimizer="adam",
+        options={"objective": {"antithetic": False}},
     )
     cvae.train(config, path.parent / "run", export=False, quiet=True)
 

@@ -45,7 +45,7 @@ def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
     return {
         "resnet-flow": config,
         "iwae": short_config(args, objective="iwae", options={"objective": {"samples": 5, "dreg": True}}),
-        "mlp": replace(config, arch="mlp", options={}, latent_dim=20),
+        "mlp": replace(config, arch="mlp", options={"objective": {"antithetic": False}}, latent_dim=20),
         "batch norm fp32": short_config(args, precision="fp32", options=batch_norm),
         "consistency": short_config(args, shift=1, rotate=8.0, zoom=0.08, consistency=0.02),
     }

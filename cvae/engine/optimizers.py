@@ -107,18 +107,17 @@ class Muon(AdamW):
     """Momentum whose updates of matrices are orthogonalized (Jordan et al. 2024), and AdamW for all other parameters.
 
     The weights of a convolution count as a matrix with one row per output channel. Only matrices with a side of at
-    most `max_side` are orthogonalized: the cost grows with the square of the smaller side, and is negligible for the
-    matrices next to the latent.
+    most `max_side` are orthogonalized, because the cost grows with the square of the smaller side.
 
     Args:
         groups: parameter groups.
-        lr: learning rate of AdamW.
+        lr: learning rate of AdamW. That of the orthogonalized matrices does not depend on it.
         weight_decay: weight decay of all parameters.
         betas: decay rates of AdamW's moving averages.
         matrix_lr: learning rate of the orthogonalized matrices.
         momentum: decay rate of the sum of their gradients, which is used as in Nesterov's method.
         steps: number of Newton-Schulz iterations.
-        max_side: largest smaller side of a matrix to orthogonalize.
+        max_side: maximum length of the smaller side of a matrix to orthogonalize.
     """
 
     def __init__(
@@ -152,15 +151,10 @@ class Muon(AdamW):
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)  # set by the scaler of fp16 if the gradients are still scaled
         for group in self.param_groups:
-            for parameters in self._matrices_of_equal_shape(group):
+            for matrices in self._matrices_by_shape(group):
                 # Matrices of the same shape are updated together, because a network has many small ones.
                 weights, gradient, momentum = (
-                    torch.stack([tensor.flatten(1) for tensor in tensors])
-                    for tensors in (
-                        parameters,
-                        [parameter.grad for parameter in parameters if parameter.grad is not None],
-                        [self.state[parameter]["momentum"] for parameter in parameters],
-                    )
+                    torch.stack([tensor.flatten(1) for tensor in tensors]) for tensors in zip(*matrices, strict=True)
                 )  # (K, m, n) each
                 if grad_scale is not None:
                     gradient = gradient / grad_scale
@@ -170,21 +164,23 @@ class Muon(AdamW):
                 if found_inf is not None:
                     new_momentum = torch.where(found_inf > 0, momentum, new_momentum)
                     new_weights = torch.where(found_inf > 0, weights, new_weights)
-                for parameter, new_weight, new in zip(parameters, new_weights, new_momentum, strict=True):
-                    parameter.copy_(new_weight.view_as(parameter))
-                    self.state[parameter]["momentum"].copy_(new.view_as(parameter))
+                for i, (parameter, _, parameter_momentum) in enumerate(matrices):
+                    parameter.copy_(new_weights[i].view_as(parameter))
+                    parameter_momentum.copy_(new_momentum[i].view_as(parameter))
                     parameter.grad = None  # AdamW skips parameters without gradient
         super().step(closure)
 
-    def _matrices_of_equal_shape(self, group: dict[str, Any]) -> Iterable[list[Tensor]]:
-        """Return the matrices of a group that have gradients, grouped by their shape, and create their states."""
-        matrices: dict[torch.Size, list[Tensor]] = {}
+    def _matrices_by_shape(self, group: dict[str, Any]) -> Iterable[list[tuple[Tensor, Tensor, Tensor]]]:
+        """Return the matrices of a group that have gradients, with their gradients and momenta, grouped by shape."""
+        matrices: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = {}
         for parameter in group["params"] if group["matrices"] else ():
             if parameter.grad is not None:
-                matrices.setdefault(parameter.flatten(1).shape, []).append(parameter)
-                if not self.state[parameter]:
+                state = self.state[parameter]
+                if not state:
                     step = torch.zeros((), device=parameter.device)  # AdamW expects it in restored states
-                    self.state[parameter].update(momentum=torch.zeros_like(parameter), step=step)
+                    state.update(momentum=torch.zeros_like(parameter), step=step)
+                shape = parameter.flatten(1).shape
+                matrices.setdefault(shape, []).append((parameter, parameter.grad, state["momentum"]))
         return matrices.values()
 
 

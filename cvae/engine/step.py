@@ -194,6 +194,8 @@ class TrainingStep:
 
         def model(image: Tensor, rows: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:
             """Apply the network, with the signature that objectives expect."""
+            if antithetic and samples % 2:
+                raise ValueError(f"antithetic samples come in pairs, but samples={samples} is odd")
             latent_dim = self.config.model.latent_dim
             count = samples // 2 if antithetic else samples
             noise = shard.draw(torch.randn, len(images), 1, count, latent_dim, device=self.device)

@@ -2,10 +2,10 @@
 
 An objective is called as `objective(model, image, rows, kl_weight, **options)`. `model(image, rows)` returns the terms
 of the bound for image (B, C, H, W) and the rows of its conditions, or None; `model(image, rows, samples=K)` returns the
-terms of K consecutive samples for each image, (B K, ...), and with `antithetic=True` the second half of them has the
-opposite noise of the first half. The engine supplies the noise and `kl_weight`, which its KL warm-up increases from 0
-to 1. Options are keyword-only. If an option is called `samples`, validation uses the same number of samples for its
-importance-weighted bound.
+terms of K consecutive samples for each image, (B K, ...). With `antithetic=True`, K must be even, and the second half
+of the samples has the opposite noise of the first half. The engine supplies the noise and `kl_weight`, which its KL
+warm-up increases from 0 to 1. Options are keyword-only. If an option is called `samples`, validation uses the same
+number of samples for its importance-weighted bound.
 """
 
 import math

@@ -5,8 +5,8 @@
     cvae evaluate runs/NAME --samples 1000 --cas --json > runs/NAME/evaluation.json  # --cas for a conditional model
     python model_zoo/scripts/publish_model.py runs/NAME "2 CPU cores"
 
-A model without `model.safetensors` in its folder is published as its exported files, which are smaller. The model takes
-the name of the run, which should be the name of the recipe. All metrics in the card are read from the files of the run.
+To publish only the exported files of a large model, remove `model.safetensors` from the run first. The model takes the
+name of the run, which should be the name of the recipe. All metrics in the card are read from the files of the run.
 """
 
 import argparse
@@ -33,12 +33,19 @@ FILES = (CONFIG, METRICS, DECODER, ENCODER, "evaluation.json")
 
 
 class Subject(NamedTuple):
-    """What a card says about the images of a data set."""
+    """Text of a card about the images of a data set."""
 
-    dataset: str | None  # on the Hugging Face Hub
+    dataset: str | None
+    """Name of the data set on the Hugging Face Hub."""
+
     source: str
+    """Training images."""
+
     images: str
+    """What the images show, in the plural."""
+
     limitations: str
+    """Sentences about the limitations of the model."""
 
 
 SUBJECTS = {
@@ -47,7 +54,7 @@ SUBJECTS = {
         "the 60,000 training images of MNIST",
         "digits",
         "the model generates single, centred digits in the style of MNIST and nothing else. Some images are not\n"
-        "legible digits, or with labels, not the digit of their label.",
+        "legible digits or, in a model with labels, show a digit other than their label.",
     ),
     "folder:cars": Subject(
         None,
@@ -88,8 +95,14 @@ def list_stages(name: str) -> list[str]:
     return [*(list_stages(init) if init else []), name]
 
 
-def make_card(run: Path, machine: str) -> str:
-    """Return the model card in Markdown."""
+def make_card(run: Path, machine: str, evaluate_flags: str = "") -> str:
+    """Return the model card in Markdown.
+
+    Args:
+        run: run folder.
+        machine: description of the training hardware.
+        evaluate_flags: flags of `cvae evaluate` that can't be read from the files of the run.
+    """
     config = read_config(run)
     training, name = config.training, run.name
     report = json.loads((run / "evaluation.json").read_text())
@@ -104,7 +117,7 @@ def make_card(run: Path, machine: str) -> str:
     flags += ["--precision bf16" * ("bf16" in report["backend"])]
     flags += ["--features trained" * (training.data != "mnist")]
     flags += ["--cas" * ("classification_accuracy_score" in report.get("labels", {}))]
-    command = " ".join(["cvae evaluate", name, *filter(None, flags), "--json"])
+    command = " ".join(["cvae evaluate", name, *filter(None, [*flags, evaluate_flags]), "--json"])
     optimizer = {"adam": "Adam", "adamw": "AdamW", "muon": "Muon"}[training.optimizer]
     subject = SUBJECTS[training.data]
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
@@ -115,14 +128,14 @@ def make_card(run: Path, machine: str) -> str:
     export += f" --license {shlex.quote(options['license'])}" if "license" in options else ""
     retrain = "\n".join(f"cvae train --recipe {stage}" for stage in list_stages(name))
     objective = f"objective {' and loss '.join([training.objective, *training.losses])}, "
-    best = "the last epoch" if training.losses else "the epoch with the best validation bound"
+    saved_epoch = "the last epoch" if training.losses else "the epoch with the best validation bound"
     if training.init is not None:
         objective = f"initialized from {training.init}, {objective}"
     shown = f"Eight {subject.images} of each class," if spec.classes else subject.images.capitalize()
     datasets = f"datasets:\n  - {subject.dataset}\n" if subject.dataset else ""
     colours = "colour" if spec.image_shape[0] == 3 else "grey"
     return f"""---
-license: {spec.license.lower() if spec.license == "Apache-2.0" else "other"}
+license: {"apache-2.0" if spec.license == "Apache-2.0" else "other"}
 library_name: cvae
 pipeline_tag: image-to-image
 {datasets}tags:
@@ -147,7 +160,7 @@ Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `
         training.schedule
     } schedule, \
 {training.precision}; {minutes:.0f} minutes on {machine} |
-| weights | from {best}{", averaged over steps" if training.ema else ""} |
+| weights | from {saved_epoch}{", averaged over steps" if training.ema else ""} |
 | agreement of onnxruntime with torch | within {agreement:.1e} (decoder) |
 
 Evaluation on {report["protocol"]["images"]:,} {report["protocol"]["split"]} images ({report["backend"]}). \
@@ -176,6 +189,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="Run folder.")
     parser.add_argument("machine", help="Description of the training hardware, for the card.")
+    parser.add_argument(
+        "--evaluate", default="", metavar="FLAGS", help="Further flags of `cvae evaluate`, such as '--limit 40'."
+    )
     args = parser.parse_args()
 
     target = ZOO / args.run.name
@@ -187,7 +203,7 @@ def main() -> None:
         for name in (*FILES, *[WEIGHTS] * (args.run / WEIGHTS).is_file()):
             shutil.copy(args.run / name, staging)
         imaging.save(make_sample_grid(cvae.load(args.run)), staging / "samples.png")
-        (staging / CARD).write_text(make_card(args.run, args.machine))
+        (staging / CARD).write_text(make_card(args.run, args.machine, args.evaluate))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(staging, target)
     size = sum(path.stat().st_size for path in target.iterdir())

@@ -192,14 +192,15 @@ def test_objective_options_of_a_recipe_are_dropped_for_another_objective(tmp_pat
 def test_config_of_older_version_can_be_read(tmp_path, old):
     """Older versions wrote the keys `beta` and `free_bits` to configs. In the config of a run, both are null."""
     path = tmp_path / "config.json"
-    data = json.loads((next(iter(models().values())) / "config.json").read_text())
+    data = json.loads((models()["mnist-resnet-conditional"] / "config.json").read_text())
+    assert data["format"] == 1
     for name in SHORT_FLAGS:
         data["training"].pop(name, None)
     data["training"] |= old
     path.write_text(json.dumps(data))
     objective = Config.read(path).training.options["objective"]
-    given = {key: value for key, value in old.items() if value is not None}
-    assert objective == {"antithetic": False, **data["training"]["options"]["objective"], **given}
+    values = {key: value for key, value in old.items() if value is not None}
+    assert objective == {"antithetic": False, **data["training"]["options"]["objective"], **values}
     assert read_recipe(path)["options"]["objective"] == objective
     assert not SHORT_FLAGS.keys() & json.loads(Config.read(path).to_json())["training"].keys()
 

@@ -82,6 +82,22 @@ def test_objective_can_draw_several_samples_per_image(tmp_path, monkeypatch):
 
 
 @pytest.mark.integration
+def test_antithetic_samples_have_opposite_noise_and_come_in_pairs(tmp_path, monkeypatch):
+    def four_samples(model, image, label, kl_weight, **options):
+        with pytest.raises(ValueError, match="samples=3 is odd"):
+            model(image, label, samples=3, antithetic=True)
+        terms = model(image, label, samples=4, antithetic=True)
+        deviation = (terms.latent - terms.mean).unflatten(0, (-1, 4))
+        torch.testing.assert_close(deviation[:, :2], -deviation[:, 2:], rtol=1e-4, atol=1e-5)
+        assert not torch.isclose(deviation[:, 0], deviation[:, 1]).any(1).all()
+        distortion, rate = terms.distortion.mean(), terms.rate.sum(1).mean()
+        return Loss(distortion + rate, distortion, rate)
+
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: four_samples)}))
+    assert gradients(QUICK, tmp_path / "run", monkeypatch)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
     dtypes, nll_dtypes = set(), set()

@@ -56,7 +56,7 @@ def test_model_was_trained_with_its_recipe(name):
 @for_each_model
 def test_files_of_a_model_belong_together(name):
     folder = model_zoo.model(name)
-    weights = folder / "model.safetensors"  # missing in a large model, whose exported files have 16-bit weights
+    weights = folder / "model.safetensors"  # missing in a large model
     specs = {role: read_spec(folder / f"{role}.onnx") for role in ("decoder", "encoder")}
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else specs["encoder"][0].weights
     for spec, data in specs.values():

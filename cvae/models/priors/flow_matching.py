@@ -100,8 +100,9 @@ class FlowMatching(Prior):
     The velocity field is trained on the latents of the encoder, but does not train the encoder: in training, the rate
     is the KL divergence from the normal prior. In evaluation, log p(z) is that of the discrete steps: their
     log-determinants are computed from Jacobians, which takes Z backward passes for each step. Above 128 dimensions, the
-    log-determinant of a step, log |I + J|, is replaced by an estimate of the trace of J, with one backward pass
-    (Grathwohl et al. 2018, section 3.1, https://arxiv.org/abs/1810.01367), so log p(z) is itself an estimate.
+    log-determinant of a step, log |I + J|, is replaced by its first-order term, the trace of J, which is estimated with
+    one backward pass (Grathwohl et al. 2018, section 3.1, https://arxiv.org/abs/1810.01367), so log p(z) is itself an
+    estimate.
 
     `to_noise` inverts each step by a few fixed-point iterations, so it is approximate, and so is log p(z). Its
     log-scale is only that of the normalization of the latents, so the standard deviation that an encoder returns in
@@ -244,9 +245,9 @@ class FlowMatching(Prior):
             x, condition = x.clone(), None if condition is None else condition.clone()
             for k in range(self.steps):
                 signs = torch.randint(2, x.shape, generator=generator, device=x.device).to(x.dtype) * 2 - 1
-                step = vjp(partial(self._step, k=k, condition=condition, guidance=1), x)
-                trace = trace + (signs * (step[1](signs)[0] - signs)).sum(1)  # I + J minus I
-                x = step[0]
+                x, multiply, *_ = vjp(partial(self._step, k=k, condition=condition, guidance=1), x)
+                (product,) = multiply(signs)  # (I + J)^T signs
+                trace = trace + (signs * (product - signs)).sum(1)
         return trace
 
     def _step(self, x: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:

@@ -38,7 +38,7 @@ BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**14, 2**30
 """Limit on the number of values in all tensors for one image: a base, plus an amount per pixel, up to a maximum.
 
 Models made of built-in parts have at most 1,300 values per pixel, except with a prior whose solver is unrolled: an
-encoder that inverts eight steps with guidance on a grid of an 8th of the sides has 9,000.
+encoder that inverts eight steps with guidance, on a grid with a position per 8x8 pixels, has 9,000.
 """
 
 BASE_WORK, WORK_PER_WEIGHT, MAX_WORK = 2**28, 2, 2**36
