@@ -160,12 +160,7 @@ class TrainConfig(DataConfig):
         1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
     optimizer: str = flag_field("muon", OPTIMIZATION, "Optimizer; see `cvae parts`.", takes_options=True)
-    lr: float = flag_field(
-        5e-3,
-        OPTIMIZATION,
-        "Learning rate. For matrices, Muon uses `optimizer.matrix_lr` instead.",
-        interval=Interval(above=0),
-    )
+    lr: float = flag_field(5e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
     lr_scales: tuple[str, ...] = flag_field(
         (),
         OPTIMIZATION,

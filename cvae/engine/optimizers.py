@@ -111,10 +111,10 @@ class Muon(AdamW):
 
     Args:
         groups: parameter groups.
-        lr: learning rate of AdamW. That of the orthogonalized matrices does not depend on it.
+        lr: learning rate of AdamW.
         weight_decay: weight decay of all parameters.
         betas: decay rates of AdamW's moving averages.
-        matrix_lr: learning rate of the orthogonalized matrices.
+        matrix_lr_scale: learning rate of the orthogonalized matrices, as a multiple of `lr`.
         momentum: decay rate of the sum of their gradients, which is used as in Nesterov's method.
         steps: number of Newton-Schulz iterations.
         max_side: maximum length of the smaller side of a matrix to orthogonalize.
@@ -127,7 +127,7 @@ class Muon(AdamW):
         weight_decay: float,
         *,
         betas: tuple[float, ...] = BETAS,
-        matrix_lr: Annotated[float, Interval(above=0)] = 0.02,
+        matrix_lr_scale: Annotated[float, Interval(above=0)] = 4.0,
         momentum: Annotated[float, Interval(minimum=0, below=1)] = 0.9,
         steps: Annotated[int, Interval(minimum=1, maximum=20)] = 3,
         max_side: Annotated[int, Interval(minimum=1)] = 128,
@@ -137,7 +137,7 @@ class Muon(AdamW):
             matrices = [p for p in group["params"] if p.ndim > 1 and min(len(p), p[0].numel()) <= max_side]
             others = [p for p in group["params"] if not any(p is matrix for matrix in matrices)]
             split_groups.append({**group, "params": others, "matrices": False})
-            scale = group["lr_scale"] * matrix_lr / lr
+            scale = group["lr_scale"] * matrix_lr_scale
             split_groups.append({**group, "params": matrices, "lr_scale": scale, "matrices": True})
         split_groups = [group for group in split_groups if group["params"]]
         super().__init__(

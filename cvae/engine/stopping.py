@@ -100,12 +100,8 @@ def explain_divergence(reason: str, training: TrainConfig) -> Diverged:
         reason: What is not finite, and at which step.
         training: Training config of the run.
     """
-    rates, lower = f"learning rate {training.lr} is", "--lr"
-    if (matrix_lr := training.options.get("optimizer", {}).get("matrix_lr")) is not None:
-        rates = f"learning rate {training.lr} or that of the matrices, {matrix_lr}, is"
-        lower = "--lr or --set optimizer.matrix_lr"
     return Diverged(
-        f"{reason}: the {rates} probably too high (lower {lower}, or use --warmup 1000, --precision fp32, or a smaller "
-        "--clip), or an image is unusual (to skip its batch: --on-nan skip, which also works with --resume); the last "
-        "good weights have been saved"
+        f"{reason}: the learning rate {training.lr} is probably too high (lower --lr, or use --warmup 1000, "
+        "--precision fp32, or a smaller --clip), or an image is unusual (to skip its batch: --on-nan skip, which also "
+        "works with --resume); the last good weights have been saved"
     )

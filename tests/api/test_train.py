@@ -71,7 +71,7 @@ def test_help_describes_every_flag():
     for name, flag in {**package.config.flags_of(TrainConfig), **SHORT_FLAGS}.items():
         assert f"{name}: {flag.help}" in text
     assert "may be repeated" not in text.lower() and "without: Classes to exclude. (--exclude-class on the" in text
-    assert "`optimizer.matrix_lr` instead. [default: 0.005]" in text and "options: Options of the parts" in text
+    assert "lr: Learning rate. [default: 0.005]" in text and "options: Options of the parts" in text
     assert "arch: Architecture of the networks; see `cvae parts`. [default: 'resnet']" in text
 
 

@@ -45,7 +45,7 @@ def test_muon_takes_the_documented_step():
     expected_large, expected_bias = (parameter.detach().clone().requires_grad_() for parameter in (large, bias))
     adamw = torch.optim.AdamW([expected_large, expected_bias], lr=0.01, weight_decay=0.1)
     groups = [{"params": parameters, "lr_scale": 1.0}]
-    muon = Muon(groups, 0.01, 0.1, matrix_lr=0.2, momentum=0.9, steps=3, max_side=4)
+    muon = Muon(groups, 0.01, 0.1, matrix_lr_scale=20.0, momentum=0.9, steps=3, max_side=4)
     for group in muon.param_groups:
         group["lr"] = 0.01 * group["lr_scale"]
     gradients = [torch.randn_like(parameter) for parameter in parameters]
