@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvae.config import Config
 from cvae.data import Split
@@ -11,6 +11,7 @@ from cvae.engine.checkpoint import load_model
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, describe_differences
 from cvae.models import VAE
+from cvae.models.conditioning import add_conditions
 from cvae.models.vae import initialize_output
 from cvae.runtime.find import find
 
@@ -31,9 +32,9 @@ def initialize(models: Iterable[VAE], config: Config, split: Split) -> list[str]
             likelihood does not support `--mean-init`.
     """
     if (init := config.training.init) is not None:
-        note = _copy_weights(models, config.model, init)
+        notes = _copy_weights(models, config.model, init)
         ignored = ["--mean-init has no effect, because --init sets the weights of the output"]
-        return [*([note] if note else []), *ignored * config.training.mean_init]
+        return [*notes, *ignored * config.training.mean_init]
     if config.training.mean_init:
         mean = _mean_image(split)
         for model in models:
@@ -49,10 +50,11 @@ def _mean_image(split: Split) -> Tensor:
     return torch.from_numpy(total / count / 255).float()
 
 
-def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> str | None:
+def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list[str]:
     """Copy the weights of a trained model into models.
 
-    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights.
+    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights. If
+    only the new models have conditions, these have no effect at first.
 
     Args:
         models: models to initialize.
@@ -60,30 +62,39 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> str 
         init: run folder, or name of a run or of a zoo model.
 
     Returns:
-        A note for the log if the prior keeps its initial weights.
+        Notes for the log.
 
     Raises:
         UsageError: If the trained model does not exist, or its network differs from that of `models`.
     """
     trained, trained_config = load_model(find(init))
-    state, note = trained.state_dict(), None
+    adds_conditions = bool(config.conditions) and not trained_config.model.conditions
+    has_new_prior = False
     try:
         for model in models:
-            if _shapes(model.prior) == _shapes(trained.prior):
-                model.load_state_dict(state)
-                continue
-            prior = {f"prior.{name}": tensor for name, tensor in model.prior.state_dict().items()}
-            others = {name: tensor for name, tensor in state.items() if not name.startswith("prior.")}
+            state = trained.state_dict()
+            if adds_conditions:
+                state = add_conditions(state, model)
+            others, prior = _split_prior(state)
+            _, initial_prior = _split_prior(model.state_dict())
+            if _shapes(prior) != _shapes(initial_prior):
+                prior, has_new_prior = initial_prior, True
             model.load_state_dict(others | prior)
-            note = f"the prior starts with new weights, because it differs from that of {init!r}"
     except RuntimeError as error:
         differences = describe_differences(trained_config.model, config)
         raise UsageError(
             f"--init {init!r} does not fit this run: {', '.join(differences) or 'their networks differ'}; choose data "
             "and flags that fit, or train without --init"
         ) from error
-    return note
+    notes = [f"the conditions have no effect at first, because {init!r} has none"] * adds_conditions
+    return [*notes, *[f"the prior starts with new weights, because it differs from that of {init!r}"] * has_new_prior]
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+def _split_prior(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split the state of a model into that of its other parts and that of its prior."""
+    prior = {name: tensor for name, tensor in state.items() if name.startswith("prior.")}
+    return {name: tensor for name, tensor in state.items() if name not in prior}, prior
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

@@ -7,8 +7,10 @@ used, or whether the model has any. The condition is an embedding (B, E) float32
 (B,) int64, indices that stand for one-hot vectors of E features.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -112,3 +114,23 @@ class FiLM(Concat):
 
     def modulation(self, channels: int) -> nn.Module:
         return FeatureModulation(channels, self.features)
+
+
+def add_conditions(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Convert the weights of a network without conditions to those of the same network with conditions.
+
+    The conditions have no effect at first, because all weights that belong to them are zero.
+
+    Args:
+        weights: state of the network without conditions.
+        network: network with conditions.
+    """
+    weights = dict(weights)
+    for name, module in network.named_modules():
+        if isinstance(module, ConditionLinear):
+            for key in {f"{name}.weight", f"{name}.bias"} & weights.keys():
+                weights[f"{name}.linear.{key.rpartition('.')[2]}"] = weights.pop(key)
+        elif isinstance(module, Table):
+            weights[f"{name}.weight"] = torch.zeros_like(module.weight)
+    # The embedding of the conditions has no weights, but constant buffers.
+    return {**{name: buffer for name, buffer in network.named_buffers() if name not in weights}, **weights}

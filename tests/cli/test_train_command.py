@@ -12,6 +12,7 @@ import pytest
 from cli_helpers import QUICK_TRAIN
 from safetensors.numpy import load_file
 
+import cvae as package
 from cvae.cli.train import train
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
 from cvae.engine import load_model
@@ -213,6 +214,15 @@ def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
     config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))
     assert config["model"] == source["model"]
     assert "nowhere" in cvae("train", "--init", "nowhere").err
+
+
+def test_init_adds_labels_to_a_model_without_labels(cvae, trained):
+    flags = ["--conditional", "--epochs", 1, "--limit", 64, "--lr", 1e-9, "--out", "more"]
+    result = cvae("train", "--init", trained["plain"], *flags)
+    assert result.code == 0, result.err
+    assert f"the conditions have no effect at first, because {str(trained['plain'])!r} has none" in result.err
+    seven = package.load("more").generate(1, label=7, seed=1)
+    np.testing.assert_allclose(seven, package.load(trained["plain"]).generate(1, seed=1), atol=1 / 255)
 
 
 def test_init_keeps_a_new_prior_and_says_so(cvae, trained):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from model_helpers import CONDITIONS, FAMILIES, model_config
+from model_helpers import ARCHITECTURES_AND_PRIORS, CONDITIONS, FAMILIES, model_config
 
 from cvae.condition_rows import count_columns, feed, make_rows, unknown_rows
 from cvae.conditions import Condition, label_condition
@@ -11,6 +11,7 @@ from cvae.exporters.onnx.graph import convert, set_metadata
 from cvae.exporters.onnx.parity import TOLERANCE, compare, make_example_inputs
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.models import VAE, build
+from cvae.models.conditioning import add_conditions
 from cvae.models.conditions import KNOTS, ConditionEmbedding
 from cvae.registry import CONDITIONINGS, PRIORS
 from cvae.runtime.scan import scan
@@ -127,3 +128,21 @@ def test_every_condition_changes_the_image_and_an_unknown_one_is_ignored():
         assert torch.equal(model.decode(noise, rows), model.decode(noise, changed)), condition.name
         rows[:, -4 + i] = 1
         column += condition.columns
+
+
+@pytest.mark.parametrize("conditions", [label_condition(("a", "b", "c")), CONDITIONS], ids=["label", "all kinds"])
+@pytest.mark.parametrize("conditioning", [*CONDITIONINGS])
+@pytest.mark.parametrize(("arch", "prior"), ARCHITECTURES_AND_PRIORS)
+def test_added_conditions_have_no_effect_at_first(arch, prior, conditioning, conditions):
+    torch.manual_seed(0)
+    plain = build(model_config(arch, prior=prior)).eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape)
+    model = build(model_config(arch, prior=prior, conditioning=conditioning, conditions=conditions)).eval()
+    model.load_state_dict(add_conditions(plain.state_dict(), model))
+    rows = torch.tensor([0, 2]) if len(conditions) == 1 else torch.from_numpy(rows_of(2))
+    noise, image = torch.randn(2, plain.latent_dim), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(noise, rows), plain.decode(noise))
+        torch.testing.assert_close(model.encode(image, rows), plain.encode(image))
