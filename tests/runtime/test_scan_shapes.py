@@ -96,8 +96,8 @@ class UnrolledSolver(nn.Module):
         return torch.sigmoid(pixel_shuffle(self.head(grid), 4))
 
 
-@pytest.mark.parametrize(("calls", "accepted"), [(32, True), (100, False)])
-def test_scan_accepts_a_solver_of_16_steps_with_guidance(calls, accepted):
+@pytest.mark.parametrize(("calls", "accepted"), [(80, True), (160, False)])
+def test_scan_accepts_the_inverse_of_eight_steps_with_guidance(calls, accepted):
     spec = replace(
         read_spec(ZOO / "decoder.onnx")[0], image_shape=(1, 32, 32), latent_dim=128 * 8 * 8, conditions=(), sigma=None
     )
