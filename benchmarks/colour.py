@@ -1,6 +1,6 @@
 """Quality of models of colour images: reconstructions, classes of generated images, sharpness, copies and speed.
 
-    python benchmarks/colour.py MODEL --data folder:cars-64x96 --baseline MODEL2
+    python benchmarks/colour.py MODEL --data folder:cars --baseline MODEL2
 
 The models are exported models with labels: a run folder, or the path of a decoder. The features come from a classifier
 that is trained on the real images, once for all models, and cached. Half of the images that it learns from are
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="Exported model with labels.")
     parser.add_argument("--baseline", metavar="MODEL2", help="Model whose Fréchet distance counts as 1.")
-    parser.add_argument("--data", default="folder:cars-64x96", metavar="NAME", help="Data set with labels and test images.")
+    parser.add_argument("--data", default="folder:cars", metavar="NAME", help="Data set with labels and test images.")
     parser.add_argument("--data-dir", metavar="PATH", help="Folder of data sets and of the cache.")
     parser.add_argument("--temperature", type=float, default=1.0, metavar="X", help="Temperature of generated images.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of generated images.")

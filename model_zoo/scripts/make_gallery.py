@@ -3,7 +3,7 @@
     python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
 The script resumes incomplete runs and skips complete ones, so it can be interrupted and restarted. The car images must
-be in `cars/` and, squashed, in `cars-64x96/`, which can be symbolic links. MNIST is downloaded, or read from CVAE_DATA_DIR.
+be in `cars/`, which can be a symbolic link. MNIST is downloaded, or read from CVAE_DATA_DIR.
 """
 
 import argparse

@@ -56,7 +56,7 @@ SUBJECTS = {
         "the model generates single, centred digits in the style of MNIST and nothing else. Some images are not\n"
         "legible digits or, in a model with labels, show a digit other than their label.",
     ),
-    "folder:cars-64x96": Subject(
+    "folder:cars": Subject(
         None,
         "3,233 photographs of Stanford Cars (Krause et al. 2013, https://doi.org/10.1109/ICCVW.2013.77), by body type, "
         "squashed to 64x96",

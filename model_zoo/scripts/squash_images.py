@@ -1,6 +1,6 @@
 """Scale all images of a folder to one size, without cropping, and keep the subfolders.
 
-    python model_zoo/scripts/squash_images.py cars cars-64x96 --size 64x96
+    python model_zoo/scripts/squash_images.py PHOTOS cars --size 64x96
 
 cvae crops an image whose aspect ratio differs from that of the model. Squashing keeps what a crop would cut off, such
 as the bumpers of a car.
@@ -18,7 +18,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="IMAGES", help="Folder of images.")
+    parser.add_argument("source", type=Path, metavar="PHOTOS", help="Folder of images.")
     parser.add_argument("target", type=Path, metavar="OUT", help="Folder to create.")
     parser.add_argument("--size", default="64x96", metavar="HxW", help="Height and width of the new images.")
     args = parser.parse_args()

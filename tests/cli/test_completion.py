@@ -42,7 +42,7 @@ def test_parts_are_completed(complete, monkeypatch, kind):
         ("cvae train --optimizer ", ["adam", "adamw", "muon"]),
         ("cvae train --data fol", ["folder:", "folder-classes:"]),
         ("cvae train --data mnist", ["mnist-small", "mnist"]),
-        ("cvae train --recipe cars", ["cars-grid-base", "cars-grid-detail", "cars-grid-prior", "cars-grid", "cars"]),
+        ("cvae train --recipe cars", ["cars-grid-base", "cars-grid-prior", "cars-grid", "cars"]),
         ("cvae export ", ["onnx", "web", "triton"]),
         ("cvae export onnx --", ["--model", "--license", "--half", "--json", "--help"]),
         ("cvae export onnx -m mnist-resnet-fl", ["mnist-resnet-flow"]),

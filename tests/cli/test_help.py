@@ -103,7 +103,7 @@ def test_defaults_are_shown_in_a_uniform_format(cvae):
         assert end in text
     assert "Number of images" in text and "x>=" not in text
     text = " ".join(cvae("train", "--help").out.split())
-    assert "probability 1/2. [default: no-flip]" in text and "instead. [default: 0.005]" in text
+    assert "probability 1/2. [default: no-flip]" in text and "Learning rate. [default: 0.005]" in text
     assert "[default: 12; 0.1 to 50]" in " ".join(cvae("interpolate", "--help").out.split())
 
 

@@ -29,7 +29,6 @@ SHORT_RUN_FLAGS = {
     "classic-cars-mse": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
     "classic-cars-bce": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
     "cars-grid-base": SMALL_GRID,
-    "cars-grid-detail": SMALL_GRID,
     "cars-grid-prior": [*SMALL_GRID, *SMALL_PRIOR],
     "cars-grid": [*SMALL_GRID, *SMALL_PRIOR],
 }
@@ -71,10 +70,10 @@ def draw_car(path: Path, seed: int) -> None:
 def home(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create a folder with the data that the page requires: MNIST, and car images named as on the page."""
     write_mnist(in_tmp / "data" / "MNIST" / "raw")
-    files = re.findall(r"cars\S*/test/\S+\.jpg", PAGE.read_text())
-    body_types = sorted({Path(name).parent.name for name in files})
-    for split, count in {"cars/train": 12, "cars/test": 8, "cars-64x96/train": 12, "cars-64x96/test": 8}.items():
-        files += [f"{split}/{body_type}/{i}.jpg" for body_type in body_types for i in range(count)]
+    named = re.findall(r"cars/test/\S+\.jpg", PAGE.read_text())
+    body_types = sorted({Path(name).parent.name for name in named})
+    files = [*named, *(f"cars/train/{body_type}/{i}.jpg" for body_type in body_types for i in range(12))]
+    files += [f"cars/test/{body_type}/{i}.jpg" for body_type in body_types for i in range(8)]
     for seed, file in enumerate(files):
         draw_car(in_tmp / file, seed)
     monkeypatch.setenv("CVAE_DATA_DIR", str(in_tmp / "data"))
