@@ -46,10 +46,10 @@ def test_wheel_contains_all_files_of_mnist_models_except_weights_for_torch(wheel
         assert {entry.removeprefix(prefix) for entry in names if entry.startswith(prefix)} == listed >= set(EXPORTED)
 
 
-def test_exported_files_in_the_wheel_take_at_most_16_mb(wheel):
+def test_exported_files_in_the_wheel_take_at_most_17_mb(wheel):
     sizes = {entry.filename: entry.file_size for entry in wheel.infolist() if "/model_zoo/" in entry.filename}
     assert 2 * len(MODELS) <= sum(name.endswith(".onnx") for name in sizes)
-    assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) <= 16e6
+    assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) <= 17e6
 
 
 @for_each_model
