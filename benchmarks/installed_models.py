@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="Use 64 images.")
     args = parser.parse_args()
     report = {}
-    for name in model_zoo.models():
+    for name in (name for name in model_zoo.models() if name.startswith("mnist-")):  # a wheel has no other weights
         with TemporaryDirectory() as folder:
             report[name] = compare(name, Path(folder), 64 if args.smoke else args.images, args.data_dir)
     if args.json:
