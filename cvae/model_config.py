@@ -64,7 +64,10 @@ class ModelConfig:
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
-    """Describe how two networks differ, such as "10 vs. 4 classes" or "arch.width 64 vs. 32"."""
+    """Describe why the weights of a network do not fit another one: "10 vs. 4 classes" or "arch.width 64 vs. 32".
+
+    If only the second network has conditions, these are not a difference, because they can be added.
+    """
 
     def describe_images(config: ModelConfig) -> str:
         channels, height, width = config.image_shape
@@ -92,9 +95,13 @@ def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
 
 def _describe_conditions(first: ModelConfig, second: ModelConfig) -> list[str]:
     """Describe how the inputs of two networks for their conditions differ."""
+    if not first.conditions:
+        return []
+    if not second.conditions:
+        return ["conditions vs. none (add --conditional)"]
     configs = first, second
-    if all(config.classes is not None or not config.conditions for config in configs):
-        counts = [len(config.classes or ()) for config in configs]
+    counts = [None if config.classes is None else len(config.classes) for config in configs]
+    if None not in counts:
         return [f"{counts[0]} vs. {counts[1]} classes"] if counts[0] != counts[1] else []
-    texts = [", ".join(f"{c.name} {c.describe()}" for c in config.conditions) or "no conditions" for config in configs]
+    texts = [", ".join(f"{c.name} {c.describe()}" for c in config.conditions) for config in configs]
     return [] if first.conditions == second.conditions else [f"{texts[0]} vs. {texts[1]}"]

@@ -23,7 +23,8 @@ Overrides = dict[str, Any]
 def build_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> TrainConfig:
     """Build a config from a recipe and the flags that override it.
 
-    If `init` names a run to start from, the network is that of this run, unless a flag changes it.
+    If `init` names a run to start from, the network and the size of the images are those of this run, unless a flag
+    changes them.
     """
     return complete(combine_flags(recipe, overrides))
 
@@ -42,8 +43,10 @@ def combine_flags(recipe: str | os.PathLike[str] | None, overrides: Overrides) -
     Defaults are not filled in.
     """
     layers = read_layers(recipe, overrides)
-    init = merge_layers(layers).get("init")
-    network = {} if init is None else _read_network(init)
+    flags = merge_layers(layers)
+    network = {} if (init := flags.get("init")) is None else _read_network(init)
+    if network and flags.get("conditional") is False:
+        network["options"].pop("conditioning", None)  # a model without conditions has no such part
     return merge_layers([network, *layers])
 
 
@@ -82,7 +85,7 @@ def _selected(flags: Overrides, part: str) -> Any:
 
 
 def _read_network(init: str) -> Overrides:
-    """Return the flags that rebuild the network of a run."""
+    """Return the flags that rebuild the network of a run, and the size of its images."""
     from cvae import model_zoo
     from cvae.run import read_config
     from cvae.runtime.find import find
@@ -94,7 +97,9 @@ def _read_network(init: str) -> Overrides:
             raise
         raise UsageError(f"--init {init!r} is a recipe; train it first, with: cvae train --recipe {init}") from error
     config = read_config(folder)
+    height, width = config.model.image_shape[1:]
     return {
+        "size": height if height == width else f"{height}x{width}",
         **{name: part.name for name, part in config.model.parts.items()},
         "conditional": config.training.conditional,
         "latent_dim": config.training.latent_dim,

@@ -104,9 +104,9 @@ def _read_npy(path: Path, argument: str, size: tuple[int, int] | None) -> np.nda
         return resize(convert_images(array, repr(argument)), size)
     if size is not None and images.shape[2:] != size:
         raise UsageError(
-            f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and "
-            "uint8 images in an .npy file can't be resized; remove --size, or save the images with "
-            "numpy.savez(path, train=images)"
+            f"the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and uint8 images in an .npy file "
+            f"can't be resized to {size[0]}x{size[1]}, which --size or the model of --init needs; remove the flag, or "
+            "save the images with numpy.savez(path, train=images)"
         )
     return images
 

@@ -40,7 +40,7 @@ def configs(in_tmp, monkeypatch) -> list[TrainConfig]:
     def train(config: TrainConfig, out: Path, **options: Any) -> Path:
         calls.append(config)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text((next(iter(models().values())) / "config.json").read_text())
+        (out / "config.json").write_text((models()["mnist-resnet-flow"] / "config.json").read_text())
         return out
 
     monkeypatch.setattr("cvae.engine.train", train)
@@ -111,10 +111,8 @@ def test_flags_override_a_recipe_and_the_network_of_a_run(configs):
     package.train(recipe=recipes()["pytorch-vae"], data="digits", latent_dim=3)
     package.train(recipe="pytorch-vae")
     assert configs[0] == dataclasses.replace(configs[1], data="digits", latent_dim=3)
-    name, folder = next(iter(models().items()))
-    package.train(init=package.Run(folder), latent_dim=7)
-    network = package.Run(folder).config.model
-    assert (configs[2].arch, configs[2].latent_dim) == (network.architecture.name, 7), name
+    package.train(init=package.Run(models()["mnist-ladder"]), latent_dim=7)
+    assert (configs[2].arch, configs[2].size, configs[2].latent_dim) == ("ladder", 28, 7)
 
 
 def test_new_run_gets_its_own_folder(configs):
@@ -183,7 +181,7 @@ def test_error_for_unknown_argument_suggests_similar_name(configs, name, fix):
 
 def test_folder_of_another_run_is_rejected():
     with pytest.raises(UsageError, match=r"choose another out \(--out\), .* cvae\.resume \(--resume\)"):
-        package.train(out=next(iter(models().values())), arch="mlp")
+        package.train(out=models()["mnist-resnet-flow"], arch="mlp")
 
 
 def test_resume_checks_its_arguments():
@@ -239,7 +237,7 @@ def test_run_on_arrays_can_be_resumed_by_the_command_and_in_python(cvae, cache_r
     )
     assert resumed == run and len(resumed.metrics) == 3
     with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images in memory"):
-        package.resume(next(iter(models().values())), images=IMAGES)
+        package.resume(models()["mnist-resnet-flow"], images=IMAGES)
 
 
 @pytest.mark.integration

@@ -241,6 +241,6 @@ def test_data_config_is_found_for_runs_and_exported_files():
     from cvae.evaluation.evaluate import find_data_config
     from cvae.run import read_config
 
-    folder = next(iter(models().values()))
+    folder = models()["mnist-resnet-flow"]
     assert find_data_config(folder, "").confirmed == read_config(folder).training.data_config
     assert find_data_config(Path("decoder.onnx"), "mnist").confirmed == DataConfig(data="mnist", validation=0.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import QUICK_TRAIN
+from PIL import Image
 from safetensors.numpy import load_file
 
 import cvae as package
@@ -216,6 +217,20 @@ def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
     assert "nowhere" in cvae("train", "--init", "nowhere").err
 
 
+def test_init_scales_images_to_the_size_of_the_named_run(cvae, trained):
+    photos = Path("photos")
+    photos.mkdir()
+    for i in range(8):
+        Image.new("L", (20, 16), 30 * i).save(photos / f"{i}.png")
+    flags = ["--data", f"folder:{photos}", "--epochs", 1, "--validation", 0, "--no-export"]
+    result = cvae("train", "--init", trained["plain"], *flags, "--out", "more")
+    assert result.code == 0, result.err
+    assert read_config(Path("more")).model.image_shape == read_config(trained["plain"]).model.image_shape == (1, 8, 8)
+    Path("recipe.toml").write_text('init = "more"\nsize = "12x16"\n')
+    result = cvae("train", "--recipe", "recipe.toml", *flags, "--out", "other")
+    assert result.code == 2 and "images of 8x8 pixels in grey vs. 16x12 pixels in grey; choose" in result.err
+
+
 def test_init_adds_labels_to_a_model_without_labels(cvae, trained):
     flags = ["--conditional", "--epochs", 1, "--limit", 64, "--lr", 1e-9, "--out", "more"]
     result = cvae("train", "--init", trained["plain"], *flags)
@@ -248,11 +263,18 @@ def test_init_keeps_a_new_prior_and_says_so(cvae, trained):
     assert np.array_equal(weights["decoder.head.weight"], source["decoder.head.weight"])
 
 
+def test_error_for_init_does_not_name_conditions_that_can_be_added(cvae, trained):
+    result = cvae("train", "--init", trained["plain"], "--conditional", "--latent-dim", 5, "--out", "other")
+    latent_dim = read_config(trained["plain"]).model.latent_dim
+    assert result.code == 2 and f"does not fit this run: {latent_dim} vs. 5 latent dimensions; choose" in result.err
+
+
 @pytest.mark.parametrize(
     ("flags", "difference"),
     [
         (["--latent-dim", 5], "{latent_dim} vs. 5 latent dimensions"),
         (["--exclude-class", "3", "--exclude-class", "4"], "10 vs. 8 classes"),
+        (["--no-conditional"], "conditions vs. none (add --conditional)"),
         (["--size", 12], "images of 8x8 pixels in grey vs. 12x12 pixels in grey"),
         (["--set", "arch.hidden=[7]"], "arch.hidden {hidden} vs. [7]"),
     ],
