@@ -157,6 +157,27 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
         raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
 
 
+@contextmanager
+def atomic_update(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder, and move the files in it to the folder `target` unless the block raises.
+
+    Files of `target` with the same names are replaced, and others stay.
+
+    Raises:
+        CvaeError: If the folder or a file in it can't be written.
+    """
+    target = Path(target)
+    try:
+        with _temporary_path(target if target.is_dir() else target.parent, Path.mkdir) as temporary_path:
+            yield temporary_path
+            for path in [path for path in temporary_path.rglob("*") if path.is_file()]:
+                new_path = target / path.relative_to(temporary_path)
+                new_path.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(new_path)
+    except OSError as error:
+        raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy the files of a folder to the new folder `target` atomically.
 

@@ -17,6 +17,7 @@ from cvae import atomic
 from cvae.atomic import (
     TEMPORARY_FILES,
     atomic_folder,
+    atomic_update,
     atomic_write,
     cache_root,
     expand_user,
@@ -104,11 +105,28 @@ def test_atomic_write_leaves_nothing_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "folder") as path:
         (path / "file").touch()
         raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), atomic_update(tmp_path) as path:
+        (path / "a.txt").write_text("new")
+        raise ZeroDivisionError
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
+@pytest.mark.parametrize("existing", [[], ["a.txt", "maps/b.txt", "maps/c.txt"]], ids=["new folder", "old folder"])
+def test_atomic_update_replaces_files_of_the_same_name_and_keeps_others(tmp_path, existing):
+    target = tmp_path / "target"
+    for name in existing:
+        write_file(target / name, "old")
+    with atomic_update(target) as folder:
+        for name in ("a.txt", "maps/b.txt"):
+            write_file(folder / name, "new")
+    expected = {**dict.fromkeys(existing, "old"), "a.txt": "new", "maps/b.txt": "new"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.relative_to(target).as_posix(): path.read_text() for path in files} == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("writer", ["atomic_write", "atomic_folder"])
+@pytest.mark.parametrize("writer", ["atomic_write", "atomic_folder", "atomic_update"])
 def test_next_process_removes_files_of_a_killed_process(tmp_path, writer):
     code = f"import os, signal; from cvae.atomic import {writer}\nwith {writer}('a.png'): os.kill(os.getpid(), 9)"
     child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)

@@ -5,6 +5,7 @@ Importing this module is cheap and requires no extras: each function imports wha
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
+from cvae.atomic import atomic_update, write_file
 from cvae.errors import CvaeError, UsageError, count_of, suggest
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def score(
         model: Model with a detector, as in `fit`; None for the newest run.
         score: Score that decides whether an image is an anomaly.
         resize: Scale and crop images to the model's input size.
-        out: Folder for scores.csv, worst.png and maps/; None to write nothing.
+        out: Folder for scores.csv, worst.png and maps/, which are written at the end; None to write nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
         note: Called with each message for the user.
         progress: Called with the name of the stage, the number of finished images, and the total.
@@ -135,31 +137,32 @@ def score(
     chunk = max(1, CHUNK_VALUES // math.prod(scorer.image_shape))
     stream = ImageStream(list(files.values()), scorer.image_shape, exact=not resize, chunk=chunk, skip=True)
     rows: dict[int, dict[str, Any]] = {}
-    for indices, pixels in stream:
-        measurement = measure(scorer, pixels, reconstructions=out is not None)
-        scores = detector.scores(measurement)
-        for position, i in enumerate(indices):
-            rows[i] = {
-                "image": names[i],
-                "verdict": "anomaly" if scores[score][position] > thresholds[score] else "normal",
-                **{name: round(float(values[position]), 6) for name, values in scores.items()},
-            }
-            if measurement.label is not None and scorer.classes is not None:
-                rows[i]["label"] = scorer.classes[measurement.label[position]]
-        if out is not None and measurement.reconstruction is not None:
-            _save_maps(out, [names[i] for i in indices], pixels, measurement.reconstruction)
-        if progress is not None:
-            progress("images", min(indices[-1] + 1, count), count)
-    skipped = [{"image": names[i], "reason": reason} for i, reason in sorted(stream.unreadable.items())]
-    _report_problems(stream, skipped, count, note)
-    readable = [i for i in sorted(rows) if i not in stream.unreadable]
-    if out is not None:
-        worst = sorted(readable, key=lambda i: -rows[i][score])[:MAX_WORST]
-        pixels = stream.read(worst)  # read again: only the final scores tell which are the worst
-        reconstruction = measure(scorer, pixels, reconstructions=True).reconstruction
-        assert isinstance(reconstruction, np.ndarray)
-        _save_worst(out / "worst.png", pixels, reconstruction)
-        _write_csv(out / "scores.csv", [rows[i] for i in readable])
+    with nullcontext() if out is None else atomic_update(out) as output:
+        for indices, pixels in stream:
+            measurement = measure(scorer, pixels, reconstructions=output is not None)
+            scores = detector.scores(measurement)
+            for position, i in enumerate(indices):
+                rows[i] = {
+                    "image": names[i],
+                    "verdict": "anomaly" if scores[score][position] > thresholds[score] else "normal",
+                    **{name: round(float(values[position]), 6) for name, values in scores.items()},
+                }
+                if measurement.label is not None and scorer.classes is not None:
+                    rows[i]["label"] = scorer.classes[measurement.label[position]]
+            if output is not None and measurement.reconstruction is not None:
+                _save_maps(output, [names[i] for i in indices], pixels, measurement.reconstruction)
+            if progress is not None:
+                progress("images", min(indices[-1] + 1, count), count)
+        skipped = [{"image": names[i], "reason": reason} for i, reason in sorted(stream.unreadable.items())]
+        _report_problems(stream, skipped, count, note)
+        readable = [i for i in sorted(rows) if i not in stream.unreadable]
+        if output is not None:
+            worst = sorted(readable, key=lambda i: -rows[i][score])[:MAX_WORST]
+            pixels = stream.read(worst)  # read again: only the final scores tell which are the worst
+            reconstruction = measure(scorer, pixels, reconstructions=True).reconstruction
+            assert isinstance(reconstruction, np.ndarray)
+            _save_worst(output / "worst.png", pixels, reconstruction)
+            _write_csv(output / "scores.csv", [rows[i] for i in readable])
     return {
         "out": None if out is None else str(out),
         "model": scorer.name,
@@ -284,7 +287,6 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import csv
     import io
 
-    from cvae.atomic import write_file
     from cvae.text import csv_cell
 
     text = io.StringIO()

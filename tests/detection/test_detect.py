@@ -455,6 +455,25 @@ def test_chunks_give_the_same_result_as_all_images_at_once(detect, run, digits, 
         assert np.abs(pixels - expected_pixels).max() <= 3
 
 
+def test_interrupted_score_leaves_earlier_output_unchanged(detect, run, digits, monkeypatch):
+    detect("fit", "run", "--limit", 50)
+    save_images(Path("mine"), digits.images[:2])
+    assert detect("score", "mine", "-m", "run").code == 0
+    before = {path: path.read_bytes() for path in Path("anomalies").rglob("*") if path.is_file()}
+    save_images(Path("other"), digits.images[2:6])
+    monkeypatch.setattr("cvae.api.detect.CHUNK_VALUES", 64)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    for out in ("anomalies", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            cvae.detect.score("other", model="run", out=out, progress=stop)
+    assert {path: path.read_bytes() for path in Path("anomalies").rglob("*") if path.is_file()} == before
+    assert {path.name for path in Path().iterdir()} == {"run", "mine", "other", "anomalies"}
+
+
 def test_functions_return_what_the_commands_print(detect, run, digits):
     notes: list[str] = []
     fitted = cvae.detect.fit("run", limit=50, note=notes.append)
