@@ -38,15 +38,15 @@ BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**16, 2**30
 """Limit on the number of values in all tensors for one image: a base, plus an amount per pixel, up to a maximum.
 
 Models made of built-in parts have at most 1,300 values per pixel, except with a prior whose solver is unrolled: an
-encoder that inverts eight steps with guidance has 9,000 on a grid with a position per 8x8 pixels, and 36,000 on one
-with a position per 4x4 pixels.
+encoder that inverts eight steps with guidance, of a network of five blocks with 128 channels, has 9,000 on a grid with
+a position per 8x8 pixels, and 36,000 on one with a position per 4x4 pixels.
 """
 
 BASE_WORK, WORK_PER_WEIGHT, MAX_WORK = 2**28, 8, 2**36
 """Limit on the number of multiplications for one image: a base, plus an amount per weight and pixel, up to a maximum.
 
 A layer at full resolution uses each weight once per pixel. A solver of eight steps that is unrolled in the graph uses
-its weights 16 times if each step has guidance, and its inverse, with four iterations per step, 80 times, but on a grid
-of at most a 16th of the pixels: five times per pixel. Without a solver, models made of built-in parts need a small part
+its weights 16 times if each step has guidance, and its inverse, with four iterations per step, 64 times, but on a grid
+of at most a 16th of the pixels: four times per pixel. Without a solver, models made of built-in parts need a small part
 of this limit, because layers with more weights have smaller feature maps. At most, an image takes seconds on one core.
 """
