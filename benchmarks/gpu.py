@@ -177,7 +177,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="Total time for all parts, in minutes.")
     parser.add_argument("--only", help="Parts to run, separated by commas.")
     parser.add_argument(
-        "--network", choices=("resnet", "ladder"), default="resnet", help="Network for the part likelihood."
+        "--network",
+        choices=("resnet", "ladder"),
+        default="resnet",
+        help="Network for the part likelihood. With --init, it is that of the run.",
     )
     parser.add_argument(
         "--variant", help="Settings against overfitting for the part likelihood. By default, short trials choose them."

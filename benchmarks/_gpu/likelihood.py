@@ -94,7 +94,7 @@ class TimeIsUp(Exception):
 def measure(args: argparse.Namespace, report: Report) -> None:
     folder = args.out.parent / ".likelihood"
     shutil.rmtree(folder, ignore_errors=True)
-    ladder = args.network == "ladder"
+    ladder = network_settings(args).get("arch") == "ladder"
     # The rest of the time is for the bounds and the export.
     training_seconds = report.seconds_left - (10.0 if args.smoke else 125.0 if ladder else 50.0)
     trial_seconds = min(26.0, 0.07 * training_seconds)
