@@ -77,7 +77,26 @@ def test_zoom_scales_the_image_about_its_centre():
     assert y.abs().max() < 0.01
 
 
-def test_jitter_multiplies_brightness_contrast_and_saturation():
+@pytest.mark.parametrize(
+    ("random", "expected"),
+    [
+        ([1, 0.5, 0.5, 0.5, 0.5], [[96, 100, 120], [48, 50, 60]]),  # brightness of red
+        ([0.5, 0.5, 0.5, 1, 0.5], [[81, 105, 129], [33, 45, 57]]),  # contrast: the mean of all values, 75, stays
+        ([0.5, 0.5, 0.5, 0.5, 1], [[76, 100, 124], [38, 50, 62]]),  # saturation: the mean of each pixel stays
+        ([0.5, 1, 0.5], [[54], [126]]),  # contrast of a grey image
+        ([1, 0.5, 0.5], [[72], [144]]),  # brightness of a grey image
+        ([0.5, 0.5, 1], [[60], [120]]),  # a grey image has no saturation
+    ],
+)
+def test_jitter_multiplies_by_factors_up_to_its_size(monkeypatch, random, expected):
+    monkeypatch.setattr(Shard, "draw", lambda *_, device: torch.tensor(random).view(1, -1, 1, 1))
+    pixels = [[80, 100, 120], [40, 50, 60]] if len(expected[0]) == 3 else [[60], [120]]
+    image = torch.tensor(pixels, dtype=torch.uint8).T[None, :, None]  # (1, C, 1, 2)
+    changed = augment(image, replace(PLAIN, jitter=0.2), FULL_BATCH)[0, :, 0].T * 255
+    torch.testing.assert_close(changed, torch.tensor(expected).float(), atol=1e-3, rtol=0)
+
+
+def test_jitter_draws_brightness_and_contrast_uniformly():
     """A pixel of a uniform image keeps its hue up to the factors of the channels; contrast does not change it."""
     colour = torch.tensor([80, 100, 120], dtype=torch.uint8).view(1, 3, 1, 1)
     images = seed_and_augment(replace(PLAIN, jitter=0.2), colour.expand(2000, 3, 4, 4))
