@@ -168,7 +168,7 @@ def atomic_update(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     try:
-        with _temporary_path(target if target.is_dir() else target.parent, Path.mkdir) as temporary_path:
+        with _temporary_path(target if target.exists() else target.parent, Path.mkdir) as temporary_path:
             yield temporary_path
             for path in [path for path in temporary_path.rglob("*") if path.is_file()]:
                 new_path = target / path.relative_to(temporary_path)

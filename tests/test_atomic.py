@@ -123,6 +123,8 @@ def test_atomic_update_replaces_files_of_the_same_name_and_keeps_others(tmp_path
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.relative_to(target).as_posix(): path.read_text() for path in files} == expected
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    with pytest.raises(CvaeError, match=r"can't write '.*a.txt': File exists"), atomic_update(target / "a.txt"):
+        pytest.fail("the block is entered, although no file can be written")
 
 
 @pytest.mark.integration
