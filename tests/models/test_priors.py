@@ -4,7 +4,7 @@ import pytest
 import torch
 from model_helpers import ARCHITECTURES_AND_PRIORS, model_config
 from torch import distributions as D
-from torch import nn
+from torch import Tensor, nn
 
 from cvae.errors import UsageError
 from cvae.models import build
@@ -149,6 +149,25 @@ def test_flow_matching_learns_the_distribution_of_each_label():
         torch.testing.assert_close(inverse, noise, atol=0.02, rtol=0.02)
     unknown = prior.from_noise(noise, torch.full((len(noise),), 2)).detach()
     assert 0.4 < (unknown[:, 0] > 0).float().mean() < 0.6  # both classes
+
+
+class ScaledNormalVelocity(nn.Module):
+    """Velocity for normal latents with a standard deviation, minus that for standard normal latents."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        slopes = [(t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) for std in (self.std, 1.0)]
+        return (slopes[0] - slopes[1]) * x
+
+
+@pytest.mark.parametrize(("std", "tolerance"), [(1.0, 1e-6), (0.5, 0.03), (2.0, 0.12)])
+def test_flow_matching_scales_noise_to_normal_latents(std, tolerance):
+    prior, noise = FlowMatching((4,), Unconditional(), hidden=8, steps=16), torch.randn(6, 4)
+    prior.velocity = ScaledNormalVelocity(std)
+    torch.testing.assert_close(prior.from_noise(noise, None), std * noise, rtol=tolerance, atol=0)
 
 
 @pytest.mark.integration

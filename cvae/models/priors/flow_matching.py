@@ -59,9 +59,9 @@ class VelocityBlock(nn.Module):
 
 
 class Velocity(nn.Module):
-    """Velocity field (x_t (B, *shape), t, condition) -> (B, *shape): an MLP for vectors, convolutions for grids.
+    """Velocity field minus that for standard normal latents: (x_t (B, *shape), t, condition) -> (B, *shape).
 
-    The network is added to the velocity for standard normal latents, (2t - 1) / ((1 - t)^2 + t^2) x_t.
+    An MLP for vectors, convolutions for grids.
     """
 
     centres: Tensor
@@ -83,19 +83,22 @@ class Velocity(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the velocity at times t, (B, 1) or (1, 1)."""
+        """Return the difference of velocities at times t, (B, 1) or (1, 1)."""
         offset = (t - self.centres) * (TIME_FEATURES / 2)  # (B, T)
         time = self.time(torch.exp(-offset * offset), condition)  # (B, C)
         time = time.reshape(*time.shape, *self.ones)
         features = self.enter(x) + time
         for block in self.blocks:
             features = block(features, time, condition)
-        gaussian = ((2 * t - 1) / ((1 - t) * (1 - t) + t * t)).reshape(-1, 1, *self.ones)
-        return gaussian * x + self.leave(silu(features))
+        return self.leave(silu(features))
 
 
 class FlowMatching(Prior):
-    """Learned prior: a conditional velocity field that moves noise to latents in a few Euler steps.
+    """Learned prior: a conditional velocity field that moves noise to latents in a few steps.
+
+    Each step covers the same angle of the arc cos(a) noise + sin(a) latent (Albergo & Vanden-Eijnden 2022,
+    https://arxiv.org/abs/2209.15571). The steps are exact for standard normal latents, like those of an exponential
+    integrator (Lu et al. 2022, section 3, https://arxiv.org/abs/2206.00927).
 
     The velocity field is trained on the latents of the encoder, but does not train the encoder: in training, the rate
     is the KL divergence from the normal prior. In evaluation, log p(z) is that of the discrete steps: their
@@ -112,7 +115,7 @@ class FlowMatching(Prior):
         conditioning: conditioning on the embedding of the conditions, including an unknown label.
         hidden: number of features or channels of the velocity field.
         blocks: number of residual blocks of the velocity field.
-        steps: number of Euler steps from noise to latents.
+        steps: number of steps from noise to latents.
         guidance: weight of the condition: the velocity is v(unknown) + guidance * (v(condition) - v(unknown)), so 1
             means no guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). Bounds are those without guidance.
         drop_label: probability with which the condition is unknown in training.
@@ -183,7 +186,9 @@ class FlowMatching(Prior):
             condition = condition.repeat(self.times, *[1] * (condition.ndim - 1))
             is_dropped = torch.rand(count, *[1] * (condition.ndim - 1), device=device) < self.drop_label
             condition = torch.where(is_dropped, self._unknown(condition), condition)
-        velocity = self._velocity(torch.lerp(noise, target, t), t, condition)
+        x = torch.lerp(noise, target, t)
+        normal_velocity = (2 * t - 1) / ((1 - t) * (1 - t) + t * t) * x
+        velocity = normal_velocity + self._velocity(x, t, condition)
         return (velocity - (target - noise)).square().sum(1).mean()
 
     def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
@@ -255,16 +260,23 @@ class FlowMatching(Prior):
         return log_det
 
     def _step(self, x: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:
-        """Return x (B, D) after Euler step k."""
-        t = self.mean.new_tensor([[k / self.steps]])
-        velocity = self._velocity(x, t, condition)
+        """Return x (B, D), which is cos(a) noise + sin(a) latent, after step k of the angle a from 0 to pi / 2.
+
+        Divided by cos(a) + sin(a), this is x_t at t = tan(a) / (1 + tan(a)). For standard normal latents, x keeps its
+        distribution, so that only the difference from their velocity moves it. Euler steps of x_t itself would shrink
+        the latents, by 15 % in eight steps.
+        """
+        angle = k / self.steps * math.pi / 2
+        scale = 1 / (math.cos(angle) + math.sin(angle))
+        t = self.mean.new_tensor([[scale * math.sin(angle)]])
+        velocity = self._velocity(scale * x, t, condition)
         if condition is not None and guidance != 1:
-            unguided = self._velocity(x, t, self._unknown(condition))
+            unguided = self._velocity(scale * x, t, self._unknown(condition))
             velocity = unguided + guidance * (velocity - unguided)
-        return x + velocity / self.steps
+        return x + (math.pi / 2 / self.steps * scale) * velocity
 
     def _invert_step(self, y: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:
-        """Return x (B, D) before Euler step k, which leads to y."""
+        """Return x (B, D) before step k, which leads to y."""
         x = y
         for _ in range(INVERSION_STEPS):
             x = x + y - self._step(x, k, condition, guidance)
