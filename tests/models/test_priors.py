@@ -3,8 +3,8 @@
 import pytest
 import torch
 from model_helpers import ARCHITECTURES_AND_PRIORS, model_config
-from torch import distributions as D
 from torch import Tensor, nn
+from torch import distributions as D
 
 from cvae.errors import UsageError
 from cvae.models import build
