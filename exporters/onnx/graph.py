@@ -113,12 +113,14 @@ def set_metadata(graph: onnx.ModelProto, spec: Spec) -> None:
 @contextmanager
 def _silence_torch() -> Iterator[None]:
     """Hide the deprecation warnings and log messages of `torch.onnx`, which do not help the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -154,20 +154,27 @@ def test_flow_matching_learns_the_distribution_of_each_label():
 class ScaledNormalVelocity(nn.Module):
     """Velocity for normal latents with a standard deviation, minus that for standard normal latents."""
 
-    def __init__(self, std: float) -> None:
+    def __init__(self, std: Tensor) -> None:
         super().__init__()
         self.std = std
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
-        slopes = [(t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) for std in (self.std, 1.0)]
+        slopes = [(t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2) for std in (self.std, torch.ones(1))]
         return (slopes[0] - slopes[1]) * x
 
 
 @pytest.mark.parametrize(("std", "tolerance"), [(1.0, 1e-6), (0.5, 0.03), (2.0, 0.12)])
 def test_flow_matching_scales_noise_to_normal_latents(std, tolerance):
     prior, noise = FlowMatching((4,), Unconditional(), hidden=8, steps=16), torch.randn(6, 4)
-    prior.velocity = ScaledNormalVelocity(std)
+    prior.velocity = ScaledNormalVelocity(torch.tensor(std))
     torch.testing.assert_close(prior.from_noise(noise, None), std * noise, rtol=tolerance, atol=0)
+
+
+def test_flow_matching_inverts_steps_that_change_latents_by_their_size():
+    prior, noise = FlowMatching((4,), Unconditional(), hidden=8, steps=8), torch.randn(6, 4)
+    prior.velocity = ScaledNormalVelocity(torch.tensor([0.2, 0.5, 2.0, 10.0]))
+    inverse, _ = prior.to_noise(prior.from_noise(noise, None), None)
+    torch.testing.assert_close(inverse, noise, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.integration
