@@ -210,7 +210,7 @@ class TestOnDisk:
         np.save(path, np.zeros((300, 2, 6, 5), np.uint8))
         assert_load_fails(f"npz:{path}", "(300, 2, 6, 5)", "(N, C, H, W)", error_type=UsageError)
         np.save(path, IMAGES[..., :5, :5])
-        assert_load_fails(f"npz:{path}", "--size 8", "5x5", "numpy.savez", error_type=UsageError, size=8)
+        assert_load_fails(f"npz:{path}", "5x5", "8x8", "--size", "numpy.savez", error_type=UsageError, size=8)
         assert load_data(f"npz:{path}", size=5, validation=0).train.images.shape == (300, 3, 5, 5)
         assert_load_fails(path, f"npz:{path}", error_type=UsageError)
         assert_load_fails(f"npz:{path}", "--conditional", error_type=UsageError, conditional=True)
