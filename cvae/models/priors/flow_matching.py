@@ -289,8 +289,8 @@ class FlowMatching(Prior):
             error = y - self._step(x, k, condition, guidance)
             guess = x + error
             change = error - previous_error
-            share = (error * change).sum(1, keepdim=True) / (change * change).sum(1, keepdim=True).clamp(min=1e-12)
-            x = guess - share * (guess - previous_guess)
+            weight = (error * change).sum(1, keepdim=True) / (change * change).sum(1, keepdim=True).clamp(min=1e-12)
+            x = guess - weight * (guess - previous_guess)
         return x
 
     def _unknown(self, condition: Tensor) -> Tensor:
