@@ -163,14 +163,14 @@ class ScaledNormalVelocity(nn.Module):
         return (slopes[0] - slopes[1]) * x
 
 
-@pytest.mark.parametrize(("std", "tolerance"), [(1.0, 1e-6), (0.5, 0.03), (2.0, 0.12)])
+@pytest.mark.parametrize(("std", "tolerance"), [(1.0, 1e-6), (0.5, 0.03), (2.0, 0.03)])
 def test_flow_matching_scales_noise_to_normal_latents(std, tolerance):
     prior, noise = FlowMatching((4,), Unconditional(), hidden=8, steps=16), torch.randn(6, 4)
     prior.velocity = ScaledNormalVelocity(torch.tensor(std))
     torch.testing.assert_close(prior.from_noise(noise, None), std * noise, rtol=tolerance, atol=0)
 
 
-def test_flow_matching_inverts_steps_that_change_latents_by_their_size():
+def test_flow_matching_inverts_steps_that_change_latents_a_lot():
     prior, noise = FlowMatching((4,), Unconditional(), hidden=8, steps=8), torch.randn(6, 4)
     prior.velocity = ScaledNormalVelocity(torch.tensor([0.2, 0.5, 2.0, 10.0]))
     inverse, _ = prior.to_noise(prior.from_noise(noise, None), None)
@@ -211,13 +211,15 @@ def test_estimated_log_determinant_agrees_with_the_jacobians(monkeypatch):
 
 def test_times_of_flow_matching_average_its_loss(monkeypatch):
     monkeypatch.setattr("cvae.models.priors.flow_matching.MOMENTUM", 0.0)  # the latents stay normalized as they are
-    latent, label = torch.randn(8, 4), torch.randint(3, (8,))
+    torch.manual_seed(0)
+    latent, label = torch.randn(64, 4), torch.randint(3, (64,))
     losses = []
     for times in (1, 500):
         torch.manual_seed(0)
         prior = FlowMatching((4,), FiLM(4), hidden=8, times=times)
+        orders = [torch.randperm(len(latent)) for _ in range(500 // times)]  # the times are stratified over the batch
         with torch.no_grad():
-            losses.append(torch.stack([prior.loss(latent, label) for _ in range(500 // times)]).mean())
+            losses.append(torch.stack([prior.loss(latent[order], label[order]) for order in orders]).mean())
     torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0)
 
 

@@ -245,7 +245,8 @@ class FlowMatching(Prior):
         """Estimate the log-determinant (B,) of all steps at x (B, D), always from the same random signs s.
 
         The Jacobian of a step is I + J, and log det(I + J) = tr J - tr J^2 / 2 + ..., whose terms are the expectations
-        of s^T J s and s^T J J s (Hutchinson's estimator). The remainder is small, because J is one step's change.
+        of s^T J s and s^T J J s (Hutchinson's estimator). The remainder is neglected; it is small where a step changes x
+        little.
         """
         generator = torch.Generator(x.device).manual_seed(0)
         log_det = torch.zeros(len(x), device=x.device, dtype=x.dtype)
@@ -279,7 +280,7 @@ class FlowMatching(Prior):
         """Return x (B, D) before step k, which leads to y.
 
         Fixed-point iterations with Anderson acceleration of depth 1 (Walker & Ni 2011, section 2,
-        https://doi.org/10.1137/10078356X). Without it, they do not converge where a step changes x by more than x.
+        https://doi.org/10.1137/10078356X). Without it, they diverge where the derivative of a step's change is above 1.
         """
         error = y - self._step(y, k, condition, guidance)
         guess = y + error
