@@ -245,8 +245,8 @@ class FlowMatching(Prior):
         """Estimate the log-determinant (B,) of all steps at x (B, D), always from the same random signs s.
 
         The Jacobian of a step is I + J, and log det(I + J) = tr J - tr J^2 / 2 + ..., whose terms are the expectations
-        of s^T J s and s^T J J s (Hutchinson's estimator). The remainder is neglected; it is small where a step changes x
-        little.
+        of s^T J s and s^T J J s (Hutchinson's estimator). The remainder is neglected; it is small where a step changes
+        x little.
         """
         generator = torch.Generator(x.device).manual_seed(0)
         log_det = torch.zeros(len(x), device=x.device, dtype=x.dtype)
