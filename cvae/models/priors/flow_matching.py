@@ -270,9 +270,10 @@ class FlowMatching(Prior):
         angle = k / self.steps * math.pi / 2
         scale = 1 / (math.cos(angle) + math.sin(angle))
         t = self.mean.new_tensor([[scale * math.sin(angle)]])
-        velocity = self._velocity(scale * x, t, condition)
+        x_t = scale * x
+        velocity = self._velocity(x_t, t, condition)
         if condition is not None and guidance != 1:
-            unguided = self._velocity(scale * x, t, self._unknown(condition))
+            unguided = self._velocity(x_t, t, self._unknown(condition))
             velocity = unguided + guidance * (velocity - unguided)
         return x + (math.pi / 2 / self.steps * scale) * velocity
 
