@@ -29,7 +29,7 @@ SHORT_FLAGS = {
         part="objective",
         type=float,
         group=OBJECTIVE,
-        help="Nats of the KL term that cost nothing: per latent dimension, or in total with a flow prior.",
+        help="Nats of the KL term that cost nothing: per latent dimension, but in total for those of a flow prior.",
         automatic="0",
     ),
 }

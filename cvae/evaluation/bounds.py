@@ -37,7 +37,7 @@ class Samples(NamedTuple):
     Attributes:
         distortion: -log p(x | z), (B, K).
         log_ratio: log q(z | x) - log p(z), (B, K).
-        rate: KL divergence per group of latent dimensions, (B, K, D).
+        rate: KL divergence per group of latents, (B, K, D). Groups that the prior transforms together count as one.
         mean: mean of q(z | x), (B, K, Z).
         var: variance of q(z | x), (B, K, Z).
     """

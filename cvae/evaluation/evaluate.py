@@ -219,7 +219,7 @@ def _likelihood_metrics(
             "latent_dim": scorer.latent_dim,
         }
     }
-    if result.rate.shape[1] == len(scorer.groups) > 1:
+    if result.rate.shape[1] > 1:
         report["bound"]["rate_per_group"] = [float(rate) for rate in result.rate.mean(0)]
     if samples is not None:
         nats, error = mean_and_standard_error(result.importance_weighted)

@@ -69,12 +69,12 @@ class ExportedScorer:
         repeated = None if rows is None else rows.repeat(count, axis=0)
         pixels = self.model.decode_rows(code.reshape(-1, latent_dim), repeated)  # (B K, C, H, W)
         log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels.reshape(batch, count, -1))
-        rate = gaussian_kl(mean, std)  # (B, Z)
+        rate = gaussian_kl(mean, std).sum(1)[:, None, None]  # (B, 1, 1)
         shape = (batch, count, latent_dim)
         return Samples(
             distortion=-log_probs.sum(2),
             log_ratio=(0.5 * (code**2 - noise**2) - np.log(std)[:, None]).sum(2),
-            rate=np.broadcast_to(rate[:, None], shape),
+            rate=np.broadcast_to(rate, (batch, count, 1)),
             mean=np.broadcast_to(mean[:, None], shape),
             var=np.broadcast_to(std[:, None] ** 2, shape),
         )

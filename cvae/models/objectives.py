@@ -51,8 +51,8 @@ def elbo(
 
     Args:
         beta: weight of the rate (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl).
-        free_bits: nats of the rate that cost nothing, for each latent dimension under the normal prior, or for all
-            dimensions together under a flow (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
+        free_bits: nats of the rate that cost nothing, for each latent dimension, but for all dimensions of a flow
+            together (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
         antithetic: whether to decode two samples of each image with opposite noise, mean + std * noise and
             mean - std * noise. This reduces the variance of the gradient (Wu et al. 2019, "Differentiable antithetic
             sampling for variance reduction in stochastic variational inference", https://arxiv.org/abs/1810.02555).

@@ -65,7 +65,7 @@ class Terms(NamedTuple):
     Attributes:
         distortion: -log p(x | z), (B,).
         rate: KL divergence of q(z | x) from the prior, (B, D): one number per latent dimension if the prior factorizes
-            (D = Z), otherwise one per group of dimensions.
+            (D = Z), otherwise one for the first Z - D + 1 dimensions together and one for each later dimension.
         log_ratio: log q(z | x) - log p(z) at the sample, (B,). Its expectation is the rate, and
             -distortion - log_ratio is the logarithm of the sample's importance weight (Burda et al. 2015,
             https://arxiv.org/abs/1509.00519).

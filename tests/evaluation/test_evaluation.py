@@ -39,6 +39,7 @@ from cvae.evaluation.fidelity import (
 )
 from cvae.evaluation.generation import subsample
 from cvae.evaluation.run_scorer import RunScorer
+from cvae.evaluation.run_scorer.scorer import sum_by_group
 from cvae.evaluation.splits import load_split
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
@@ -120,6 +121,20 @@ class LinearScorer(RunScorer):
         noise = np.random.default_rng(1).standard_normal((count, LATENT), dtype=np.float32)
         mean = self.decode(noise, np.full(count, label))
         return mean + SIGMA * np.random.default_rng(2).standard_normal(mean.shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (7, [[0 + 1, 2 + 3, 4 + 5 + 6]]),  # each dimension has a column
+        (4, [[0, 1 + 2 + 3]]),  # a flow transforms the first four dimensions, which are the first two groups
+        (3, [[0 + 1 + 2]]),  # it transforms a part of the last group too
+        (1, [[0]]),  # all dimensions share a column
+    ],
+)
+def test_rate_is_summed_by_group(columns, expected):
+    rate = torch.arange(columns).expand(1, -1)
+    assert sum_by_group(rate, (2, 2, 3)).tolist() == expected
 
 
 @pytest.mark.integration

@@ -139,8 +139,10 @@ def test_dimension_of_spatial_latent_must_be_a_multiple_of_its_positions():
 GRIDS = {"width": 4, "max_width": 8, "blocks": 2, "patch": 2, "smallest": 4, "latent_channels": 3}
 
 
-def grid_config(shape: tuple[int, int, int], labels: bool = False, prior: str = "normal") -> ModelConfig:
-    config = model_config("ladder", shape, labels, prior=prior, **GRIDS)
+def grid_config(
+    shape: tuple[int, int, int], labels: bool = False, prior: str = "normal", **options: int
+) -> ModelConfig:
+    config = model_config("ladder", shape, labels, prior=prior, **GRIDS, **options)
     return replace(config, latent_dim=count_latents(config.architecture, shape, config.latent_dim))
 
 
@@ -154,6 +156,15 @@ def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
 def test_option_of_the_ladder_is_checked_before_its_latents_are_counted(option):
     with pytest.raises(UsageError, match=f"option {option}=0 must be at least 1"):
         count_latents(Part(name="ladder", options={**GRIDS, option: 0}), (1, 28, 28), 8)
+
+
+def test_ladder_can_have_fewer_blocks_at_the_smallest_resolution():
+    shape = (1, 28, 28)  # feature maps: 14 x 14 and 7 x 7 (grids), 4 x 4 (vectors)
+    config = grid_config(shape, smallest_blocks=1)
+    model = build(config)
+    assert config.latent_dim == 5 + 2 * 3 * (14 * 14 + 7 * 7)
+    assert model.decoder.groups == (5, 147, 147, 588, 588)
+    assert [len(stage.blocks) for stage in model.encoder.stages] == [2, 2, 1]
 
 
 @pytest.mark.integration

@@ -1,5 +1,7 @@
 """A scorer for runs, which evaluates the trained posterior in torch."""
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,11 +77,19 @@ class RunScorer:
         flat_noise = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
         with torch.inference_mode(), self._autocast():
             terms = self.model.terms(encoded.image, encoded.condition, encoded.features, flat_noise)
-        rate = terms.rate
-        if rate.shape[1] == self.latent_dim:  # the prior factorizes: add up the dimensions of each group
-            rate = torch.stack([group.sum(1) for group in rate.split(self.groups, dim=1)], dim=1)  # -> (B K, G)
+        rate = sum_by_group(terms.rate, self.groups)  # (B K, D) -> (B K, G)
         distortion, log_ratio, rate, mean, var = (
             tensor.unflatten(0, (batch, count)).cpu().numpy()
             for tensor in (terms.distortion, terms.log_ratio, rate, terms.mean, terms.log_var.exp())
         )
         return Samples(distortion, log_ratio, rate, mean, var)
+
+
+def sum_by_group(rate: Tensor, groups: Sequence[int]) -> Tensor:
+    """Sum the rate (B, D) over the dimensions of each group of latents: (B, G).
+
+    Groups that share the first column, because the prior transforms them together, count as one.
+    """
+    shared = sum(groups) - rate.shape[1] + 1  # number of latent dimensions in the first column
+    ends = [end - shared + 1 for end in accumulate(groups) if end >= shared]
+    return torch.stack([rate[:, start:end].sum(1) for start, end in pairwise([0, *ends])], dim=1)

@@ -9,6 +9,7 @@ group is computed from these features and those of the image.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -123,18 +124,29 @@ def count_latent_levels(levels: list[Level]) -> int:
     return max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
 
 
-def count_rung_latents(levels: list[Level], blocks: int, latent_channels: int) -> int:
+def count_rung_latents(levels: list[Level], blocks: Sequence[int], latent_channels: int) -> int:
     """Return the number of latents in grids: `latent_channels` per position and block of each level but the smallest.
 
     Levels without latents do not count.
 
     Args:
         levels: levels of the network, the smallest first.
-        blocks: number of residual blocks at each level.
+        blocks: number of residual blocks at each level, the smallest level first.
         latent_channels: number of latents at each position.
     """
-    grids = levels[1 : count_latent_levels(levels)]
-    return blocks * latent_channels * sum(level.height * level.width for level in grids)
+    grids = list(zip(levels, blocks, strict=True))[1 : count_latent_levels(levels)]
+    return latent_channels * sum(level.height * level.width * count for level, count in grids)
+
+
+def blocks_per_level(levels: int, blocks: int, smallest_blocks: int) -> list[int]:
+    """Return the number of residual blocks at each level, the largest level first.
+
+    Args:
+        levels: number of levels.
+        blocks: number of blocks at each level but the smallest.
+        smallest_blocks: number of blocks at the smallest level, 0 for `blocks`.
+    """
+    return [blocks] * (levels - 1) + [smallest_blocks or blocks]
 
 
 class TopDown(Hierarchical):
@@ -144,7 +156,7 @@ class TopDown(Hierarchical):
         self,
         shape: tuple[int, int, int],
         levels: list[Level],
-        blocks: int,
+        blocks: list[int],
         patch: int,
         latent_dim: int,
         latent_channels: int,
@@ -153,10 +165,10 @@ class TopDown(Hierarchical):
     ) -> None:
         super().__init__()
         self.grid_dropout = grid_dropout
-        levels = levels[::-1]  # the smallest level comes first
+        levels, blocks = levels[::-1], blocks[::-1]  # the smallest level comes first
         latent_levels = count_latent_levels(levels)
         grid_dim = count_rung_latents(levels, blocks, latent_channels)
-        vectors = blocks * (1 if latent_channels else latent_levels)
+        vectors = sum(blocks[: 1 if latent_channels else latent_levels])
         vector_dim = latent_dim - grid_dim
         if vector_dim < vectors:
             raise UsageError(
@@ -164,10 +176,10 @@ class TopDown(Hierarchical):
             )
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
         resamples = upsampling_layers(levels)
-        self.rung_levels = [i // blocks for i in range(blocks * latent_levels)]
+        self.rung_levels = [level for level in range(latent_levels) for _ in range(blocks[level])]
         rungs: list[Rung] = []
-        for i, level in enumerate(self.rung_levels):
-            resample = nn.Identity() if i % blocks else resamples[level]
+        for i, (above, level) in enumerate(pairwise([0, *self.rung_levels])):
+            resample = nn.Identity() if level == above else resamples[level]
             if i < vectors:
                 # If the dimensions don't divide evenly, the top groups get one more each, because they matter most.
                 latents = vector_dim // vectors + (i < vector_dim % vectors)
@@ -176,9 +188,9 @@ class TopDown(Hierarchical):
                 rungs.append(GridRung(resample, levels[level], latent_channels, conditioning))
         self.rungs = nn.ModuleList(rungs)
         self.groups = tuple(rung.latents for rung in rungs)
+        stages = list(zip(resamples, levels, blocks, strict=True))[latent_levels:]
         self.stages = nn.ModuleList(
-            Stage(resample, level.channels, blocks, conditioning)
-            for resample, level in zip(resamples[latent_levels:], levels[latent_levels:], strict=True)
+            Stage(resample, level.channels, count, conditioning) for resample, level, count in stages
         )
         self.head = nn.Conv2d(levels[-1].channels, shape[0] * patch**2, 3, padding=1)
         self.unpatchify = Unpatchify(patch, *shape[1:])
@@ -225,13 +237,15 @@ def count_latents(
     blocks: int,
     patch: int,
     smallest: int,
+    smallest_blocks: int = 0,
     latent_channels: int,
     **options: float,
 ) -> int:
     """Return the number of latent dimensions: `latent_dim` in vectors, plus the dimensions in grids."""
     require_positive(blocks=blocks, patch=patch, smallest=smallest)  # otherwise, `pyramid` would not end
     levels = pyramid(image_shape, 1, 1, smallest, patch)
-    return latent_dim + count_rung_latents(levels[::-1], blocks, latent_channels)
+    counts = blocks_per_level(len(levels), blocks, smallest_blocks)
+    return latent_dim + count_rung_latents(levels[::-1], counts[::-1], latent_channels)
 
 
 @counts_latents(count_latents)
@@ -246,6 +260,7 @@ def ladder(
     blocks: int = 2,
     patch: int = 2,
     smallest: int = 4,
+    smallest_blocks: Annotated[int, Interval(minimum=0)] = 0,
     latent_channels: Annotated[int, Interval(minimum=0)] = 0,
     grid_dropout: Annotated[float, Interval(minimum=0, maximum=1)] = 0.0,
 ) -> tuple[nn.Module, nn.Module]:
@@ -266,6 +281,7 @@ def ladder(
         blocks: number of residual blocks at each resolution.
         patch: side, in pixels, of the square patches; each patch is one position of the largest feature maps.
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
+        smallest_blocks: number of residual blocks at the smallest resolution, 0 for as many as at the others.
         latent_channels: number of latents at each position of a grid, 0 for vectors only. These latents are in addition
             to `--latent-dim`.
         grid_dropout: probability with which all grids of an image are zero in training, so that the vectors learn to
@@ -279,8 +295,9 @@ def ladder(
     """
     require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
+    counts = blocks_per_level(len(levels), blocks, smallest_blocks)
     shape = (param_channels, *image_shape[1:])
     return (
-        BottomUp(image_shape[0], levels, blocks, patch, conditioning),
-        TopDown(shape, levels, blocks, patch, latent_dim, latent_channels, grid_dropout, conditioning),
+        BottomUp(image_shape[0], levels, counts, patch, conditioning),
+        TopDown(shape, levels, counts, patch, latent_dim, latent_channels, grid_dropout, conditioning),
     )

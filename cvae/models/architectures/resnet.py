@@ -8,6 +8,7 @@ large batch is the sum of the gradients of its parts. The option `batch_norm` ad
 a block, which allows larger learning rates; an export fuses batch norm with the convolutions.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Annotated
@@ -73,7 +74,7 @@ class BottomUp(nn.Module):
         self,
         image_channels: int,
         levels: list[Level],
-        blocks: int,
+        blocks: Sequence[int],
         patch: int,
         conditioning: Conditioning,
         *,
@@ -84,8 +85,8 @@ class BottomUp(nn.Module):
         stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
         downsampling = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
         self.stages = nn.ModuleList(
-            Stage(convolution, convolution.out_channels, blocks, conditioning, batch_norm=batch_norm)
-            for convolution in (stem, *downsampling)
+            Stage(convolution, convolution.out_channels, count, conditioning, batch_norm=batch_norm)
+            for convolution, count in zip((stem, *downsampling), blocks, strict=True)
         )
 
     def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -128,7 +129,7 @@ class Encoder(BottomUp):
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
-        super().__init__(image_channels, levels, blocks, patch, conditioning, batch_norm=batch_norm)
+        super().__init__(image_channels, levels, [blocks] * len(levels), patch, conditioning, batch_norm=batch_norm)
         smallest = levels[-1]
         self.spatial = spatial
         self.head = (

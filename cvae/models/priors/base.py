@@ -27,7 +27,8 @@ class PriorTerms(NamedTuple):
     """Terms of the bound that depend on the prior, in nats.
 
     Attributes:
-        rate: KL(q(z | x) || p(z)), (B, D): D = Z if the prior factorizes, else D = 1.
+        rate: KL(q(z | x) || p(z)), (B, D): D = Z if the prior factorizes. Otherwise, the first column is the rate of
+            the first Z - D + 1 dimensions together, and each later dimension has a column of its own.
         log_prob: log p(z) of the sample, (B,).
         noise: the sample, mapped to noise, (B, Z).
         loss: training loss of the prior, a scalar, if the bound does not train it, else None.
@@ -95,7 +96,7 @@ class Prior(nn.Module, ABC):
             log_scale: log-scales that `to_noise` returned with the noise, (B, Z).
 
         Returns:
-            The rate (B, D): D = Z if the prior factorizes, else D = 1.
+            The rate (B, D), with the columns of `PriorTerms.rate`.
         """
         return negative_entropy(log_var) - (normal_log_prob(noise) + log_scale).sum(1, keepdim=True)  # (B, 1)
 

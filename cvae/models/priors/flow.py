@@ -128,7 +128,8 @@ class CouplingFlow(Prior):
         rate = super().rate(mean[:, :k], log_var[:, :k], noise[:, :k], log_scale[:, :k])  # (B, 1)
         if k == mean.shape[1]:
             return rate
-        return rate + normal_kl(mean[:, k:], log_var[:, k:]).sum(1, keepdim=True)  # the rest has a closed form
+        rest = normal_kl(mean[:, k:], log_var[:, k:])  # in closed form
+        return torch.cat([rate, rest], dim=1)  # (B, 1), (B, Z - D) -> (B, 1 + Z - D)
 
     def _split(self, codes: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """Split codes (B, Z) into the halves that the couplings transform, and the dimensions after them, if any."""
