@@ -23,6 +23,7 @@ from cvae.engine.resolve import count_latents
 from cvae.errors import UsageError
 from cvae.model_config import Part
 from cvae.models import VAE, build
+from cvae.models.architectures.resnet import Encoder
 from cvae.registry import ARCHITECTURES
 from cvae.runtime.find import find
 
@@ -64,7 +65,7 @@ def add_grids(model: VAE, config: Config, grids: int, latent_channels: int) -> t
     """
     architecture, prior = config.model.architecture, config.model.prior
     options = ARCHITECTURES.resolve(architecture.name, architecture.options)
-    levels = len(list(model.encoder.stages.children())) if architecture.name == "resnet" else 0
+    levels = len(model.encoder.stages) if isinstance(model.encoder, Encoder) else 0
     if levels != 2 or not SUPPORTED.items() <= options.items() or prior.name != "flow":
         raise UsageError(
             f"a {architecture.name} with the prior {prior.name} and the options {options} can't be extended; train a "
