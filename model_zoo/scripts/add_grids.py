@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+from cvae.atomic import atomic_folder
 from cvae.config import Config
 from cvae.engine import load_model
 from cvae.engine.checkpoint import save_weights
 from cvae.engine.resolve import count_latents
-from cvae.errors import UsageError
+from cvae.errors import CvaeError, UsageError
 from cvae.model_config import Part
 from cvae.models import VAE, build
+from cvae.models.architectures.layers import require_positive
 from cvae.models.architectures.resnet import Encoder
 from cvae.registry import ARCHITECTURES
 from cvae.runtime.find import find
@@ -44,11 +46,16 @@ def main() -> None:
     parser.add_argument("--grids", type=int, default=3, help="Number of grids, each before a block of its own.")
     parser.add_argument("--latent-channels", type=int, default=4, help="Latents at each position of a grid.")
     args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f"{str(args.out)!r} already exists; choose another folder")
     torch.manual_seed(0)
-    ladder, config = add_grids(*load_model(find(args.model)), args.grids, args.latent_channels)
-    args.out.mkdir(parents=True)
-    save_weights(args.out / "model.safetensors", ladder.state_dict())
-    (args.out / "config.json").write_text(config.to_json(), "utf-8")
+    try:
+        ladder, config = add_grids(*load_model(find(args.model)), args.grids, args.latent_channels)
+        with atomic_folder(args.out) as folder:
+            save_weights(folder / "model.safetensors", ladder.state_dict())
+            (folder / "config.json").write_text(config.to_json(), "utf-8")
+    except CvaeError as error:
+        parser.error(str(error))
 
 
 def add_grids(model: VAE, config: Config, grids: int, latent_channels: int) -> tuple[VAE, Config]:
@@ -61,8 +68,9 @@ def add_grids(model: VAE, config: Config, grids: int, latent_channels: int) -> t
         latent_channels: number of latents at each position of a grid.
 
     Raises:
-        UsageError: If the model can't be extended.
+        UsageError: If a number is less than 1, or the model can't be extended.
     """
+    require_positive(grids=grids, latent_channels=latent_channels)
     architecture, prior = config.model.architecture, config.model.prior
     options = ARCHITECTURES.resolve(architecture.name, architecture.options)
     levels = len(model.encoder.stages) if isinstance(model.encoder, Encoder) else 0
