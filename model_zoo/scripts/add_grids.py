@@ -24,6 +24,7 @@ from cvae.engine.resolve import count_latents
 from cvae.errors import CvaeError, UsageError
 from cvae.model_config import Part
 from cvae.models import VAE, build
+from cvae.models.architectures.ladder import MAX_LATENT_SIDE
 from cvae.models.architectures.layers import require_positive
 from cvae.models.architectures.resnet import Encoder
 from cvae.registry import ARCHITECTURES
@@ -83,10 +84,16 @@ def add_grids(model: VAE, config: Config, grids: int, latent_channels: int) -> t
     new_options: dict[str, Any] = {name: options[name] for name in ("width", "max_width", "patch", "smallest")}
     new_options |= {"blocks": grids, "smallest_blocks": 1, "latent_channels": latent_channels}
     ladder_part = Part(name="ladder", options=ARCHITECTURES.resolve("ladder", new_options))
+    latent_dim = count_latents(ladder_part, config.model.image_shape, vector_dim)
+    if latent_dim == vector_dim:
+        raise UsageError(
+            f"the larger feature maps have more than {MAX_LATENT_SIDE} positions on a side, too many for grids; train a "
+            "resnet with a larger arch.patch"
+        )
     model_config = replace(
         config.model,
         architecture=ladder_part,
-        latent_dim=count_latents(ladder_part, config.model.image_shape, vector_dim),
+        latent_dim=latent_dim,
         prior=replace(prior, options={**prior.options, "dims": vector_dim}),
     )
     ladder = build(model_config).eval()
