@@ -87,8 +87,8 @@ def add_grids(model: VAE, config: Config, grids: int, latent_channels: int) -> t
     latent_dim = count_latents(ladder_part, config.model.image_shape, vector_dim)
     if latent_dim == vector_dim:
         raise UsageError(
-            f"the larger feature maps have more than {MAX_LATENT_SIDE} positions on a side, too many for grids; train a "
-            "resnet with a larger arch.patch"
+            f"the larger feature maps have more than {MAX_LATENT_SIDE} positions on a side, too many for grids; train "
+            "a resnet with a larger arch.patch"
         )
     model_config = replace(
         config.model,
