@@ -292,6 +292,9 @@ LOSSES = Registry(
         "adversarial": Builtin(
             "cvae.models.adversarial:Adversarial", "hinge loss of a patch discriminator that is trained with the model"
         ),
+        "label": Builtin(
+            "cvae.models.label_loss:LabelLoss", "cross-entropy of a classifier, so that random images obey their labels"
+        ),
     },
 )
 OPTIMIZERS = Registry(

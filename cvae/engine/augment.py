@@ -11,29 +11,35 @@ from cvae.engine.randomness import Shard
 
 
 def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
-    """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and transform and binarize them.
-
-    "dynamic" binarization resamples each pixel from Bernoulli(grey value) in every epoch (Burda, Grosse &
-    Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+    """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and transform them.
 
     Args:
         images: images (B, C, H, W) uint8.
-        config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `jitter`,
-            `binarize` and `consistency`.
+        config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `jitter` and
+            `consistency`.
         shard: the shard of the full batch that consists of these images.
 
     Returns:
         Images (B, C, H, W) float32. With `consistency`, (2 B, C, H, W): each image is followed by its transformed copy.
     """
     values = _transform(images, config, shard)
-    copies = 1
     if config.consistency is not None:
         values = torch.stack([images.float().div_(255), values], dim=1).flatten(0, 1)  # (B, 2, ...) -> (2 B, ...)
-        copies = 2
-    if config.binarize == "dynamic":
-        threshold = shard.draw(torch.rand, len(images), copies, *images.shape[1:], device=images.device)
-        values = (threshold.flatten(0, 1) < values).float()
     return values
+
+
+def binarize(images: Tensor, copies: int, shard: Shard) -> Tensor:
+    """Sample each pixel from Bernoulli(grey value).
+
+    Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519.
+
+    Args:
+        images: images (copies * B, C, H, W) float32 in [0, 1].
+        copies: number of consecutive images that belong to one image of the shard.
+        shard: the shard of the full batch.
+    """
+    threshold = shard.draw(torch.rand, len(images) // copies, copies, *images.shape[1:], device=images.device)
+    return (images > threshold.flatten(0, 1)).float()
 
 
 def _transform(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:

@@ -6,14 +6,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cvae.conditions import single_category
 from cvae.config import Config
 from cvae.data import Dataset
 from cvae.engine.optimizers import adam
 from cvae.engine.processes import copy_from_main
 from cvae.engine.randomness import reseed
+from cvae.errors import UsageError
 from cvae.models import VAE
 from cvae.models.likelihoods import Likelihood
-from cvae.models.losses import ImageLoss
+from cvae.models.losses import ImageBatch, ImageLoss
 from cvae.registry import LOSSES
 
 MIN_NORM = 1e-20
@@ -40,6 +42,12 @@ class ImageLosses(nn.Module):
                 for name in training.losses
             }
         )
+        for name, loss in self.items():
+            if loss.needs_labels and single_category(config.model.conditions) is None:
+                raise UsageError(
+                    f"--loss {name} needs a model whose only condition is a label; add --conditional, or leave the "
+                    "loss out"
+                )
         self.to(accelerator.device).to(memory_format=torch.channels_last).eval()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         for name, loss in self.items():
@@ -81,6 +89,7 @@ class ImageLosses(nn.Module):
         image: Tensor,
         params: Tensor,
         random_params: Tensor | None,
+        random_label: Tensor | None,
         step: float | Tensor,
         fraction: float,
     ) -> tuple[Tensor, Tensor]:
@@ -91,9 +100,10 @@ class ImageLosses(nn.Module):
 
         Args:
             likelihood: likelihood of the model.
-            image: images (B, C, H, W).
+            image: images (B, C, H, W), before they are binarized.
             params: output of the decoder for K consecutive samples per image, (B K, P, H, W).
             random_params: output of the decoder for random noise, (N, P, H, W), if a loss needs it.
+            random_label: labels (N,) of this noise, if a label is the model's only condition.
             step: number of training steps before this one.
             fraction: weight of this part of a batch in the gradients of the losses' own parameters.
 
@@ -103,9 +113,9 @@ class ImageLosses(nn.Module):
         image = image[:, None].expand(-1, len(params) // len(image), -1, -1, -1).flatten(0, 1)  # (B, ...) -> (B K, ...)
         outputs = [params] if random_params is None else [params, random_params]
         copies = [output.detach().float().requires_grad_() for output in outputs]
-        images = [likelihood.mean(copy) for copy in copies]
-        random_image = images[1] if len(images) > 1 else None
-        values = [loss(image, images[0], random_image) for _, loss in self.items()]
+        reconstruction, *random = (likelihood.mean(copy) for copy in copies)
+        batch = ImageBatch(image, reconstruction, random[0] if random else None, random_label)
+        values = [loss(batch) for _, loss in self.items()]
         gradients = [torch.autograd.grad(value, copies, retain_graph=True, allow_unused=True) for value in values]
         reference = torch.autograd.grad(_distortion(likelihood, copies[0], image), copies[0])
         norms = self._norms([reference, *gradients])
@@ -116,7 +126,7 @@ class ImageLosses(nn.Module):
             for output, gradient in zip(outputs, loss_gradients, strict=True):
                 if gradient is not None:
                     total = total + (factor * gradient * (output - output.detach())).sum()
-        self._train(image, [fake.detach() for fake in images], fraction)
+        self._train(batch, fraction)
         return total, torch.stack([value.detach().float() for value in values])
 
     def _norms(self, gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
@@ -126,12 +136,13 @@ class ImageLosses(nn.Module):
         ]
         return self.accelerator.reduce(torch.stack(squares), "sum").sqrt()
 
-    def _train(self, image: Tensor, fakes: Sequence[Tensor], fraction: float) -> None:
+    def _train(self, batch: ImageBatch, fraction: float) -> None:
         """Add the gradients of the losses' own parameters to `grad`."""
-        random_image = fakes[1] if len(fakes) > 1 else None
+        random_image = None if batch.random_image is None else batch.random_image.detach()
+        detached = batch._replace(reconstruction=batch.reconstruction.detach(), random_image=random_image)
         for name, loss in self.items():
             if name in self.optimizers:
-                value = loss.training_loss(image, fakes[0], random_image)
+                value = loss.training_loss(detached)
                 if value is not None:
                     (value * fraction).backward()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae.config import Config
-from cvae.engine.augment import augment
+from cvae.engine.augment import augment, binarize
 from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
 from cvae.engine.freezing import freeze, frozen_modules
@@ -175,11 +175,12 @@ class TrainingStep:
         for module in self.frozen_modules:
             module.eval()
         outputs: list[Tensor] = []  # of the decoder
-        image = augment(images, self.training, shard).contiguous(memory_format=torch.channels_last)
+        original = augment(images, self.training, shard).contiguous(memory_format=torch.channels_last)
+        copies = len(original) // len(images)
+        image = binarize(original, copies, shard) if self.training.binarize == "dynamic" else original
         random_noise = None
         if self.image_losses is not None and self.image_losses.needs_random_images:
             random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
-        copies = len(image) // len(images)
         if rows is not None:
             embedding = self.bare_model.conditions
             assert embedding is not None
@@ -217,15 +218,17 @@ class TrainingStep:
             return values
         # In fp16, the losses are computed in fp32, because the scaler does not scale the gradients of their networks.
         with self.accelerator.autocast() if self.accelerator.scaler is None else nullcontext():
-            random_params = None
+            random_params = random_rows = None
             if random_noise is not None:
                 random_rows = None if rows is None else rows[::copies]
                 random_params = decode_noise(self.bare_model, random_noise, random_rows)
+            is_label = random_rows is not None and random_rows.ndim == 1
             total, image_values = self.image_losses(
                 self.bare_model.likelihood,
-                image,
+                original,  # before binarization, because the decoder's mean image is grey too
                 outputs[-1],
                 random_params,
+                random_rows if is_label else None,
                 scalars.step,
                 1 / self.training.accumulate,
             )

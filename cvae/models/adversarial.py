@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from cvae.flags import Interval
-from cvae.models.losses import ImageLoss
+from cvae.models.losses import ImageBatch, ImageLoss
 
 MAX_WIDTH = 8
 """Maximum width of a layer, as a multiple of the width of the first layer."""
@@ -93,19 +93,17 @@ class Adversarial(ImageLoss):
     def needs_random_images(self) -> bool:
         return self.random_weight > 0
 
-    def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
-        return self._mean_over_fakes(lambda logits: -logits, reconstruction, random_image)
+    def forward(self, batch: ImageBatch) -> Tensor:
+        return self._mean_over_fakes(lambda logits: -logits, batch)
 
-    def training_loss(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
-        real = relu(1 - self.discriminator(image).float()).mean()
-        return (real + self._mean_over_fakes(lambda logits: relu(1 + logits), reconstruction, random_image)) / 2
+    def training_loss(self, batch: ImageBatch) -> Tensor:
+        real = relu(1 - self.discriminator(batch.image).float()).mean()
+        return (real + self._mean_over_fakes(lambda logits: relu(1 + logits), batch)) / 2
 
-    def _mean_over_fakes(
-        self, loss: Callable[[Tensor], Tensor], reconstruction: Tensor, random_image: Tensor | None
-    ) -> Tensor:
+    def _mean_over_fakes(self, loss: Callable[[Tensor], Tensor], batch: ImageBatch) -> Tensor:
         """Return the weighted mean of a loss of the logits over reconstructions and random images."""
-        mean = loss(self.discriminator(reconstruction).float()).mean()
-        if random_image is None:
+        mean = loss(self.discriminator(batch.reconstruction).float()).mean()
+        if batch.random_image is None:
             return mean
-        random_mean = loss(self.discriminator(random_image).float()).mean()
+        random_mean = loss(self.discriminator(batch.random_image).float()).mean()
         return torch.lerp(mean, random_mean, self.random_weight / (1 + self.random_weight))

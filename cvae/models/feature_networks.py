@@ -66,10 +66,16 @@ class FeatureClassifier(FeatureNetwork):
 
     Its average pooling has a smoother gradient than maximum pooling, and leads to fewer artifacts (Gatys, Ecker &
     Bethge 2015, section 2, https://arxiv.org/abs/1508.06576).
+
+    Args:
+        image_shape: shape (C, H, W) of the images.
+        classes: number of classes K.
+        steps: number of training steps, None for `STEPS`.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, steps: int | None = None) -> None:
         super().__init__()
+        self.steps = steps or STEPS
         channels = image_shape[0]
         self.stages = nn.ModuleList()
         for width in WIDTHS:
@@ -110,10 +116,10 @@ class FeatureClassifier(FeatureNetwork):
         device = self.head.weight.device
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, self.steps)
         height, width = split.images.shape[2:]
         shift = max(1, min(height, width) // 14)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             index = torch.randint(len(split), (BATCH_SIZE,), generator=generator).numpy()
             image = torch.from_numpy(split.images[index]).to(device).float() / 255
             target = torch.from_numpy(split.labels[index]).to(device)

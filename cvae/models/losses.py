@@ -1,20 +1,38 @@
-"""Losses on the decoder's images, which are added to the objective to make images sharper.
+"""Losses on the decoder's images, which are added to the objective to make images sharper or to obey their labels.
 
 A loss is created as `loss(image_shape, classes, **options)`, where `classes` is the number of classes of the data set,
 or None if it has no labels. The engine calls it with a batch of images, their reconstructions and, if
-`needs_random_images` is true, images that are decoded from random noise. It multiplies the gradient of the loss by a
-factor that makes its norm at the decoder's output `weight` times that of the gradient of the distortion, so that the
-scale of a loss does not matter, and the same weight suits every likelihood and image size.
+`needs_random_images` is true, images that are decoded from random noise, with their labels. It multiplies the gradient
+of the loss by a factor that makes its norm at the decoder's output `weight` times that of the gradient of the
+distortion, so that the scale of a loss does not matter, and the same weight suits every likelihood and image size.
 
 A loss may have networks of its own. Those that are frozen are prepared by `prepare`; those that are trained together
 with the model, such as a discriminator, minimize `training_loss`. Both are saved in checkpoints, but not in the model.
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from cvae.data import Dataset
+
+
+class ImageBatch(NamedTuple):
+    """Images and the decoder's images, with pixels in [0, 1].
+
+    Attributes:
+        image: images (B, C, H, W), before they are binarized.
+        reconstruction: mean of p(x | z) for a sample from the posterior of each image, (B, C, H, W).
+        random_image: images (N, C, H, W) that are decoded from random noise, if the loss needs them, else None.
+        random_label: labels (N,) int64 for which `random_image` was decoded, if a label is the model's only condition,
+            else None. The number of classes stands for an unknown label.
+    """
+
+    image: Tensor
+    reconstruction: Tensor
+    random_image: Tensor | None = None
+    random_label: Tensor | None = None
 
 
 class ImageLoss(nn.Module, ABC):
@@ -37,6 +55,11 @@ class ImageLoss(nn.Module, ABC):
         """Whether the loss also takes images that are decoded from random noise."""
         return False
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss takes labels, so that the only condition of the model must be a label."""
+        return False
+
     def prepare(self, dataset: Dataset, seed: int) -> str | None:
         """Train or download frozen networks before the first step of a run, and return a note for the log, or None.
 
@@ -49,15 +72,9 @@ class ImageLoss(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
-        """Return the loss of the decoder, a scalar in any unit.
+    def forward(self, batch: ImageBatch) -> Tensor:
+        """Return the loss of the decoder, a scalar in any unit."""
 
-        Args:
-            image: images (B, C, H, W) in [0, 1].
-            reconstruction: mean of p(x | z) for a sample from the posterior of each image, (B, C, H, W) in [0, 1].
-            random_image: images (N, C, H, W) in [0, 1] that are decoded from random noise, or None.
-        """
-
-    def training_loss(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor | None:
+    def training_loss(self, batch: ImageBatch) -> Tensor | None:
         """Return the loss of this loss's own parameters, a scalar, or None if they are not trained."""
         return None

@@ -9,7 +9,7 @@ from cvae.data import Dataset
 from cvae.errors import CvaeError, UsageError, one_line, suggest
 from cvae.flags import Interval
 from cvae.models.feature_networks import LPIPS, VGG16, FeatureClassifier, FeatureNetwork
-from cvae.models.losses import ImageLoss
+from cvae.models.losses import ImageBatch, ImageLoss
 
 NETWORKS = ("auto", "classifier", "vgg16", "lpips")
 
@@ -75,7 +75,7 @@ class Perceptual(ImageLoss):
         self.eval().requires_grad_(False)
         return f"perceptual loss: {note}"
 
-    def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
+    def forward(self, batch: ImageBatch) -> Tensor:
         with torch.no_grad():
-            expected = self.features(image)
-        return self.features.distance(self.features(reconstruction), expected).mean()
+            expected = self.features(batch.image)
+        return self.features.distance(self.features(batch.reconstruction), expected).mean()

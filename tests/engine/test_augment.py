@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cvae.config import TrainConfig
-from cvae.engine.augment import augment
+from cvae.engine.augment import augment, binarize
 from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 
 PLAIN = TrainConfig()
@@ -19,7 +19,8 @@ def seed_and_augment(
     config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = FULL_BATCH, seed: int = 0
 ) -> torch.Tensor:
     reseed(CPU, seed)
-    return augment(images, config, shard)
+    augmented = augment(images, config, shard)
+    return binarize(augmented, len(augmented) // len(images), shard) if config.binarize == "dynamic" else augmented
 
 
 def test_images_without_augmentation_are_only_scaled_to_unit_range():

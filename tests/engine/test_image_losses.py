@@ -23,14 +23,16 @@ from cvae.engine.trainer import Trainer
 from cvae.engine.validation import Validator
 from cvae.errors import Interrupted, UsageError
 from cvae.exporters.onnx import export
-from cvae.models import build
+from cvae.models import VAE, build
+from cvae.models.losses import ImageBatch
 from cvae.registry import LIKELIHOODS, LOSSES, OBJECTIVES
 from cvae.run import saved_epoch
 
 ALL = replace(
     QUICK,
     losses=tuple(LOSSES),
-    options={**QUICK.options, "adversarial": {"random_weight": 0.5, "start": 5, "width": 8}},
+    conditional=True,
+    options={**QUICK.options, "adversarial": {"random_weight": 0.5, "start": 5, "width": 8}, "label": {"steps": 5}},
     epochs=1,
 )
 """Config with all losses, of which one needs random images."""
@@ -43,7 +45,9 @@ def short_training_of_the_classifier(monkeypatch):
 
 def make_losses(likelihood: str, name: str, **options: float) -> tuple[ImageLosses, torch.nn.Module]:
     """Return a single loss, and a model with the likelihood."""
-    config = replace(QUICK, likelihood=likelihood, losses=(name,), options={**QUICK.options, name: options})
+    config = replace(
+        QUICK, conditional=True, likelihood=likelihood, losses=(name,), options={**QUICK.options, name: options}
+    )
     dataset = load_dataset(config)
     config = configure(config, dataset)
     losses = ImageLosses(config, dataset, Accelerator(cpu=True))
@@ -56,35 +60,60 @@ def test_weight_is_the_norm_of_the_gradient_relative_to_that_of_the_distortion(l
     losses, model = make_losses(likelihood, name, weight=0.3)
     torch.manual_seed(0)
     image = torch.rand(6, 1, 8, 8)
-    params = (0.1 * torch.randn(6, model.likelihood.param_channels, 8, 8)).requires_grad_()
+    params, random_params = (
+        (0.1 * torch.randn(6, model.likelihood.param_channels, 8, 8)).requires_grad_() for _ in range(2)
+    )
+    label = torch.arange(6)
+    output = random_params if losses.needs_random_images else params
+    outputs = params, random_params if losses.needs_random_images else None, label
     start = losses.losses[name].start
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    total, values = losses(model.likelihood, image, params, None, float(start), 1.0)
-    (gradient,) = torch.autograd.grad(total, params)
+    total, values = losses(model.likelihood, image, *outputs, float(start), 1.0)
+    (gradient,) = torch.autograd.grad(total, output)
     distortion = model.likelihood.eval().nll(params, image).mean()
     (reference,) = torch.autograd.grad(distortion, params)
     torch.testing.assert_close(gradient.norm(), 0.3 * reference.norm(), rtol=1e-3, atol=0)
     assert total.item() == 0 and values.shape == (1,) and values.isfinite().all()
     assert have_equal_tensors(before, model.state_dict())  # the likelihood's running sigma did not change
     # The direction is that of the loss's own gradient.
-    value = losses.losses[name](image, model.likelihood.mean(params), None)
-    (direction,) = torch.autograd.grad(value, params)
+    decoded = [model.likelihood.mean(tensor) for tensor in (params, random_params)]
+    value = losses.losses[name](ImageBatch(image, *decoded, label))
+    (direction,) = torch.autograd.grad(value, output)
     assert torch.cosine_similarity(direction.flatten(), gradient.flatten(), dim=0) > 0.999
     if start:
-        total, _ = losses(model.likelihood, image, params, None, float(start - 1), 1.0)
-        assert not torch.autograd.grad(total, params)[0].any()
+        total, _ = losses(model.likelihood, image, *outputs, float(start - 1), 1.0)
+        assert not torch.autograd.grad(total, output)[0].any()
 
 
 def test_random_images_get_a_gradient_with_the_same_factor():
     losses, model = make_losses("bernoulli", "adversarial", weight=0.3, random_weight=1.0, start=0)
     torch.manual_seed(0)
     outputs = [torch.randn(6, 1, 8, 8, requires_grad=True) for _ in range(2)]
-    total, _ = losses(model.likelihood, torch.rand(6, 1, 8, 8), *outputs, 0.0, 1.0)
+    total, _ = losses(model.likelihood, torch.rand(6, 1, 8, 8), *outputs, None, 0.0, 1.0)
     gradients = torch.autograd.grad(total, outputs)
-    value = losses.losses["adversarial"](torch.rand(6, 1, 8, 8), *map(model.likelihood.mean, outputs))
+    value = losses.losses["adversarial"](ImageBatch(torch.rand(6, 1, 8, 8), *map(model.likelihood.mean, outputs)))
     expected = torch.autograd.grad(value, outputs)
     factors = [float(a.norm() / b.norm()) for a, b in zip(gradients, expected, strict=True)]
     assert factors[0] == pytest.approx(factors[1], rel=1e-4)
+
+
+@pytest.mark.integration
+def test_losses_compare_grey_images_while_the_likelihood_scores_binarized_ones(tmp_path, monkeypatch):
+    levels = {"losses": set(), "model": set()}
+
+    def record(name, inner):
+        def wrapper(self, *args):
+            image = args[1 if name == "losses" else 0]
+            levels[name].update(image.unique().tolist())
+            return inner(self, *args)
+
+        return wrapper
+
+    monkeypatch.setattr(ImageLosses, "forward", record("losses", ImageLosses.forward))
+    monkeypatch.setattr(VAE, "forward", record("model", VAE.forward))
+    train(replace(ALL, binarize="dynamic", limit=64), tmp_path / "run", quiet=True)
+    assert levels["model"] == {0.0, 1.0}
+    assert len(levels["losses"]) > 10
 
 
 @pytest.mark.integration
@@ -101,9 +130,7 @@ def test_losses_compose_with_every_objective(tmp_path, objective, consistency):
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet", "ladder"])
 def test_resumed_run_has_the_same_networks_and_optimizers(tmp_path, monkeypatch, arch):
     options = {**ALL.options, "arch": NARROW.get(arch, {"width": 4, "max_width": 8, "blocks": 1})}
-    config = replace(
-        ALL, arch=arch, latent_dim=6, options=options, ema=0.9, accumulate=2, center=True, conditional=arch != "ladder"
-    )
+    config = replace(ALL, arch=arch, latent_dim=6, options=options, ema=0.9, accumulate=2, center=True)
     full = train(config, tmp_path / "full", quiet=True)
     step = Trainer._train_step
 
@@ -149,7 +176,7 @@ def test_newest_weights_are_saved_without_the_networks_of_the_losses(tmp_path, m
     assert {name.partition(".")[0] for name in weights} <= {"encoder", "decoder", "prior", "likelihood"}
     assert saved_epoch(read_records(run))["epoch"] == 2
     export(run)
-    assert "| losses in addition to the bound | perceptual, adversarial; " in (run / "README.md").read_text()
+    assert "| losses in addition to the bound | perceptual, adversarial, label; " in (run / "README.md").read_text()
 
 
 @pytest.mark.integration
@@ -190,6 +217,10 @@ def test_on_nan_skip_also_leaves_the_discriminator_unchanged(tmp_path, monkeypat
         ({"options": {"perceptual": {"weight": 1.0}}}, "this run has no perceptual; remove .* or add --loss perc"),
         ({"losses": ("adversarial",), "options": {"adversarial": {"weight": -1.0}}}, "weight=-1.0 is out of range"),
         ({"losses": ("adversarial",), "patience": 3}, "--patience 3 waits for a better bound"),
+        (
+            {"losses": ("label",), "conditional": False},
+            "--loss label needs a model whose only condition is a label; add --conditional",
+        ),
     ],
 )
 def test_wrong_use_of_losses_is_an_error_that_leaves_no_files(tmp_path, overrides, message):

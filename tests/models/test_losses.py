@@ -16,6 +16,8 @@ from cvae.errors import CvaeError, UsageError
 from cvae.models import feature_networks
 from cvae.models.adversarial import Adversarial, Discriminator
 from cvae.models.feature_networks import VGG16, VGG16_FILE, VGG16_REPOSITORY, FeatureClassifier
+from cvae.models.label_loss import LabelLoss
+from cvae.models.losses import ImageBatch
 from cvae.models.perceptual import Perceptual
 from cvae.registry import LOSSES
 
@@ -32,8 +34,9 @@ def test_every_loss_has_a_gradient_for_images_of_any_shape(name, shape):
     torch.manual_seed(0)
     loss = LOSSES.get(name)(shape, 3).eval()
     reconstruction = images(4, shape, 1).requires_grad_()
-    value = loss(images(4, shape), reconstruction, images(2, shape, 2))
-    (gradient,) = torch.autograd.grad(value, reconstruction)
+    random_image = images(2, shape, 2).requires_grad_()
+    value = loss(ImageBatch(images(4, shape), reconstruction, random_image, torch.tensor([0, 2])))
+    (gradient,) = torch.autograd.grad(value, random_image if loss.needs_labels else reconstruction)
     assert value.shape == () and gradient.isfinite().all() and gradient.abs().max() > 0
 
 
@@ -53,11 +56,11 @@ def test_hinge_loss_agrees_with_values_computed_by_hand(random_weight):
     loss.discriminator = MeanLogit()
     real, fake, random = (torch.full((2, 1, 8, 8), value) for value in (0.6, 0.4, 0.1))  # logits 0.4, -0.4 and -1.6
     assert loss.needs_random_images == (random_weight > 0)
-    fakes = (fake, random if loss.needs_random_images else None)
+    batch = ImageBatch(real, fake, random if loss.needs_random_images else None)
     share = random_weight / (1 + random_weight)
-    assert loss(real, *fakes).item() == pytest.approx((1 - share) * 0.4 + share * 1.6)
+    assert loss(batch).item() == pytest.approx((1 - share) * 0.4 + share * 1.6)
     expected = (0.6 + (1 - share) * 0.6 + share * 0.0) / 2
-    assert loss.training_loss(real, *fakes).item() == pytest.approx(expected)
+    assert loss.training_loss(batch).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("layers", "side"), [(2, 26), (3, 54)])
@@ -85,10 +88,37 @@ def test_discriminator_learns_to_tell_images_apart():
     real, fake = images(16, (1, 16, 16)), 0.5 + 0.2 * (images(16, (1, 16, 16), 1) - 0.5)
     for _ in range(30):
         optimizer.zero_grad()
-        loss.training_loss(real, fake, None).backward()
+        loss.training_loss(ImageBatch(real, fake)).backward()
         optimizer.step()
     assert loss.discriminator(real).mean() - loss.discriminator(fake).mean() > 0.5
-    assert loss(real, real, None) < loss(real, fake, None)
+    assert loss(ImageBatch(real, real)) < loss(ImageBatch(real, fake))
+
+
+# -- label -------------------------------------------------------------------------------------------------------------
+
+
+class FixedClassifier(nn.Module):
+    """Classifier whose logits are those of an image's first row of pixels."""
+
+    def logits(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, 0, 0]
+
+
+def test_label_loss_is_the_cross_entropy_of_known_labels_of_random_images():
+    loss = LabelLoss((1, 3, 3), 3)
+    loss.classifier = FixedClassifier()
+    random = images(4, (1, 3, 3))
+    label = torch.tensor([2, 3, 0, 1])  # the number of classes, 3, stands for an unknown label
+    log_probability = random[:, 0, 0].log_softmax(1)
+    expected = -(log_probability[0, 2] + log_probability[2, 0] + log_probability[3, 1]) / 3
+    torch.testing.assert_close(loss(ImageBatch(random, random, random, label)), expected)
+    assert loss(ImageBatch(random, random, random, torch.full((4,), 3))) == 0
+
+
+@pytest.mark.parametrize("classes", [None, 1])
+def test_label_loss_without_labels_is_an_error(classes):
+    with pytest.raises(UsageError, match="--loss label needs labels of two or more classes"):
+        LabelLoss((1, 8, 8), classes)
 
 
 # -- perceptual --------------------------------------------------------------------------------------------------------
@@ -102,8 +132,8 @@ def test_perceptual_loss_is_the_mean_relative_squared_distance(classes):
     a, b = images(4, (3, 16, 16)), images(4, (3, 16, 16), 1)
     pairs = zip(loss.features(a), loss.features(b), strict=True)
     ratios = [torch.dist(x[i], y[i]) ** 2 / x[i].norm() ** 2 for x, y in pairs for i in range(len(a))]
-    torch.testing.assert_close(loss(a, b, None), sum(ratios) / len(ratios))
-    assert loss(a, a, None) == 0
+    torch.testing.assert_close(loss(ImageBatch(a, b)), sum(ratios) / len(ratios))
+    assert loss(ImageBatch(a, a)) == 0
 
 
 def test_vgg16_agrees_with_torchvision():
