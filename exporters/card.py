@@ -121,7 +121,7 @@ def _embed_sample_images(run: Path) -> str:
 def _list_losses(run: Path) -> str:
     """Return the losses that were added to the objective, which worsen the bound, or "" if there are none."""
     losses = read_config(run).training.losses if (run / CONFIG).is_file() else ()
-    return f"{', '.join(losses)}; they sharpen images and make the bound worse" if losses else ""
+    return f"{', '.join(losses)}; they make the bound worse" if losses else ""
 
 
 def _format_test_bound(run: Path) -> str:

@@ -87,7 +87,7 @@ def evaluate(
     path = arguments.find_model(model, note)
     scorer, config = _open_scorer(path, exported, device, precision, note)
     if note is not None and (losses := _find_losses(path)):
-        note(f"trained with the losses {' and '.join(losses)}, which sharpen images and make the bound worse")
+        note(f"trained with losses that the bound does not contain: {', '.join(losses)}")
     config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     if cas:
         arguments.require_torch("--cas")

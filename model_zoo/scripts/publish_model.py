@@ -89,10 +89,18 @@ def format_metrics(report: dict[str, Any]) -> list[str]:
     return rows
 
 
-def list_stages(name: str) -> list[str]:
-    """Return the recipes to train, in this order. Each recipe starts from the weights of the previous one."""
-    init = read_recipe(model_zoo.recipe(name)).get("init")
-    return [*(list_stages(init) if init else []), name]
+def list_commands(name: str) -> list[str]:
+    """Return the commands that train a recipe, after those that make the model which it starts from.
+
+    If another recipe does not make that model, a script does: its command is a comment at the start of the recipe.
+    """
+    path = model_zoo.recipe(name)
+    init = read_recipe(path).get("init")
+    if init in model_zoo.recipes():
+        before = list_commands(init)
+    else:
+        before = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# python ")]
+    return [*before, f"cvae train --recipe {name}"]
 
 
 def make_card(run: Path, machine: str, evaluate_flags: str = "") -> str:
@@ -126,7 +134,7 @@ def make_card(run: Path, machine: str, evaluate_flags: str = "") -> str:
     options = read_options(spec)
     export = f"cvae export onnx runs/{name}{' --half' * options.get('half', False)}"
     export += f" --license {shlex.quote(options['license'])}" if "license" in options else ""
-    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in list_stages(name))
+    retrain = "\n".join(list_commands(name))
     objective = f"objective {' and loss '.join([training.objective, *training.losses])}, "
     saved_epoch = "the last epoch" if training.losses else "the epoch with the best validation bound"
     if training.init is not None:

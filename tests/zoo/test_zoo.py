@@ -35,7 +35,7 @@ def read_report(name: str) -> dict:
 
 
 def test_zoo_is_small_enough_to_clone():
-    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 64 * 2**20
+    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 88 * 2**20
 
 
 @for_each_model
