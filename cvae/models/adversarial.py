@@ -103,7 +103,7 @@ class Adversarial(ImageLoss):
     def _mean_over_fakes(self, loss: Callable[[Tensor], Tensor], batch: ImageBatch) -> Tensor:
         """Return the weighted mean of a loss of the logits over reconstructions and random images."""
         mean = loss(self.discriminator(batch.reconstruction).float()).mean()
-        if batch.random_image is None:
+        if batch.random_image is None or not self.needs_random_images:
             return mean
         random_mean = loss(self.discriminator(batch.random_image).float()).mean()
         return torch.lerp(mean, random_mean, self.random_weight / (1 + self.random_weight))

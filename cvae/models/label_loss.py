@@ -27,7 +27,7 @@ class LabelLoss(ImageLoss):
         steps: number of training steps of the classifier, of 64 images each.
 
     Raises:
-        UsageError: If the data have no labels.
+        UsageError: If not all images have a label, or they have other conditions too.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class LabelLoss(ImageLoss):
         super().__init__()
         if classes is None or classes < 2:
             raise UsageError(
-                "--loss label needs labels of two or more classes, which these data don't have; leave it out"
+                "--loss label needs a label of two or more classes that every image has, and no other condition, which "
+                "these data don't have; leave it out, or leave out other conditions with --ignore"
             )
         self.weight = weight
         self.classifier = FeatureClassifier(image_shape, classes, steps)
@@ -65,4 +66,4 @@ class LabelLoss(ImageLoss):
         logits = self.classifier.logits(batch.random_image).float()
         is_known = batch.random_label < logits.shape[1]
         losses = cross_entropy(logits, batch.random_label.clamp(max=logits.shape[1] - 1), reduction="none")
-        return (losses * is_known).sum() / is_known.sum().clamp(min=1)
+        return (losses * is_known).mean()

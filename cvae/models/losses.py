@@ -1,4 +1,4 @@
-"""Losses on the decoder's images, which are added to the objective to make images sharper or to obey their labels.
+"""Losses on the decoder's images, which are added to the objective, for sharper images or images that obey their labels.
 
 A loss is created as `loss(image_shape, classes, **options)`, where `classes` is the number of classes of the data set,
 or None if it has no labels. The engine calls it with a batch of images, their reconstructions and, if
@@ -24,7 +24,8 @@ class ImageBatch(NamedTuple):
     Attributes:
         image: images (B, C, H, W), before they are binarized.
         reconstruction: mean of p(x | z) for a sample from the posterior of each image, (B, C, H, W).
-        random_image: images (N, C, H, W) that are decoded from random noise, if the loss needs them, else None.
+        random_image: images (N, C, H, W) that are decoded from random noise, if a loss of the run needs them, else
+            None.
         random_label: labels (N,) int64 for which `random_image` was decoded, if a label is the model's only condition,
             else None. The number of classes stands for an unknown label.
     """
@@ -39,7 +40,8 @@ class ImageLoss(nn.Module, ABC):
     """Base class of the losses.
 
     Attributes:
-        weight: norm of the gradient of this loss at the decoder's output, relative to that of the distortion.
+        weight: norm of the gradient of this loss at the decoder's output, relative to that of the distortion of the
+            images before they are binarized.
         start: number of steps before the loss affects the model. Its own networks are trained from the first step on.
         lr: learning rate of the parameters of the loss.
         betas: decay rates of Adam's moving averages for these parameters.

@@ -1,4 +1,4 @@
-"""Fit the prior of a trained model to its latents, and make it depend on the label if the model has no conditions.
+"""Fit the prior of a trained model to its latents; with --conditional, make it depend on the label.
 
     python model_zoo/scripts/fit_prior.py mnist-ladder runs/fitted --conditional
 
@@ -29,6 +29,7 @@ from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, UsageError
 from cvae.models import VAE, build
 from cvae.models.priors import Prior
+from cvae.run import CONFIG, WEIGHTS
 from cvae.runtime.find import find
 
 ENCODED = 200
@@ -51,8 +52,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{str(args.out)!r} already exists; choose another folder")
-    if args.samples < 1 or args.minutes <= 0:
-        parser.error(f"--samples {args.samples} and --minutes {args.minutes} must be positive")
+    for name in ("samples", "minutes", "lr"):
+        if getattr(args, name) <= 0:
+            parser.error(f"--{name} {getattr(args, name)} must be positive")
     torch.manual_seed(0)
     try:
         folder = find(args.model)
@@ -60,11 +62,12 @@ def main() -> None:
         conditional = args.conditional or trained.training.conditional
         data_dir = args.data_dir or trained.training.data_dir
         training = replace(trained.training, init=str(folder), conditional=conditional, data_dir=data_dir)
-        model, config = fit_prior(replace(training, limit=args.limit), args.samples, args.minutes, args.lr)
+        training = replace(training, limit=args.limit or training.limit)
+        model, config = fit_prior(training, args.samples, args.minutes, args.lr)
         config = replace(config, training=replace(config.training, init=args.model, data_dir=None))
         with atomic_folder(args.out) as out:
-            save_weights(out / "model.safetensors", model.state_dict())
-            (out / "config.json").write_text(config.to_json(), "utf-8")
+            save_weights(out / WEIGHTS, model.state_dict())
+            (out / CONFIG).write_text(config.to_json(), "utf-8")
     except CvaeError as error:
         parser.error(str(error))
 

@@ -100,6 +100,10 @@ def list_commands(name: str) -> list[str]:
         before = list_commands(init)
     else:
         before = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# python ")]
+        if init and not before:
+            raise SystemExit(
+                f"{path} starts from {init!r}; say in a comment with which command to make it: # python ..."
+            )
     return [*before, f"cvae train --recipe {name}"]
 
 

@@ -110,14 +110,14 @@ def test_label_loss_is_the_cross_entropy_of_known_labels_of_random_images():
     random = images(4, (1, 3, 3))
     label = torch.tensor([2, 3, 0, 1])  # the number of classes, 3, stands for an unknown label
     log_probability = random[:, 0, 0].log_softmax(1)
-    expected = -(log_probability[0, 2] + log_probability[2, 0] + log_probability[3, 1]) / 3
+    expected = -(log_probability[0, 2] + log_probability[2, 0] + log_probability[3, 1]) / 4
     torch.testing.assert_close(loss(ImageBatch(random, random, random, label)), expected)
     assert loss(ImageBatch(random, random, random, torch.full((4,), 3))) == 0
 
 
 @pytest.mark.parametrize("classes", [None, 1])
 def test_label_loss_without_labels_is_an_error(classes):
-    with pytest.raises(UsageError, match="--loss label needs labels of two or more classes"):
+    with pytest.raises(UsageError, match="--loss label needs a label of two or more classes that every image has"):
         LabelLoss((1, 8, 8), classes)
 
 

@@ -58,7 +58,7 @@ def test_prior_without_weights_is_an_error(script, tmp_path):
 def test_existing_folder_and_wrong_numbers_are_errors_in_one_line(script, tmp_path, monkeypatch, capsys):
     for arguments, message in {
         ("mnist-ladder", str(tmp_path)): "already exists; choose another folder",
-        ("mnist-ladder", str(tmp_path / "new"), "--samples", "0"): "--samples 0 and --minutes 5 must be positive",
+        ("mnist-ladder", str(tmp_path / "new"), "--samples", "0"): "--samples 0 must be positive",
         ("mnist-laddr", str(tmp_path / "new")): "mnist-laddr",
     }.items():
         monkeypatch.setattr(sys, "argv", ["fit_prior.py", *arguments])
