@@ -1,4 +1,4 @@
-"""Losses on the decoder's images, which are added to the objective, for sharper images or images that obey their labels.
+"""Losses on the decoder's images, added to the objective for sharper images, or for images that obey their labels.
 
 A loss is created as `loss(image_shape, classes, **options)`, where `classes` is the number of classes of the data set,
 or None if it has no labels. The engine calls it with a batch of images, their reconstructions and, if
