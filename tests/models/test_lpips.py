@@ -13,6 +13,7 @@ from cvae.errors import UsageError
 from cvae.evaluation.run_scorer import lpips
 from cvae.models import feature_networks
 from cvae.models.feature_networks import LPIPS, VGG16_FILE
+from cvae.models.losses import ImageBatch
 from cvae.models.perceptual import Perceptual
 
 
@@ -46,7 +47,7 @@ def test_lpips_agrees_with_torchmetrics(reference, shape, monkeypatch):
     assert compute(a.numpy(), a.numpy()).max() == 0 < expected.min()
     loss = Perceptual(shape, None, network="lpips")
     assert loss.prepare(None, 0) == "perceptual loss: LPIPS, on features of VGG16"
-    torch.testing.assert_close(loss(a, b, None), expected.mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss(ImageBatch(a, b)), expected.mean(), rtol=1e-4, atol=0)
 
 
 def test_weights_of_the_layers_are_those_of_torchmetrics(reference):
@@ -62,7 +63,7 @@ def test_loss_has_a_finite_gradient_for_features_that_are_zero():
     for name, parameter in loss.features.layers.named_parameters():
         parameter.data.fill_(-1.0 if name.endswith("bias") else 0.0)  # all features are zero
     reconstruction = images((2, 1, 16, 16), 1).requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(images((2, 1, 16, 16), 2), reconstruction, None), reconstruction)
+    (gradient,) = torch.autograd.grad(loss(ImageBatch(images((2, 1, 16, 16), 2), reconstruction)), reconstruction)
     assert gradient.isfinite().all()
 
 
