@@ -77,7 +77,7 @@ def fit_prior(training: TrainConfig, samples: int, minutes: float, lr: float) ->
 
     Args:
         training: configuration of the model.
-        samples: number of latents per training image; each is inferred from an image that is binarized anew.
+        samples: number of latents per training image; before each of them, the image is binarized again.
         minutes: time for the training of the prior.
         lr: learning rate.
 
