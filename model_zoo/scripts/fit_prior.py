@@ -9,7 +9,6 @@ encoded only a few times, and the prior is trained on these latents.
 import argparse
 import copy
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +34,11 @@ from cvae.runtime.find import find
 ENCODED = 200
 """Number of images to encode at a time."""
 
-BATCH_SIZE, WARMUP, EMA, CLIP = 512, 200, 0.998, 10.0
-"""Number of latents per training step, steps of the warm-up, decay of the moving average, and maximum gradient norm."""
+BATCH_SIZE, WARMUP, CLIP = 512, 200, 10.0
+"""Number of latents per training step, steps of the warm-up, and maximum gradient norm."""
+
+FORGET, EMA = 500, 0.998
+"""Number of first steps that the moving average of the weights forgets, and its decay after them."""
 
 
 def main() -> None:
@@ -45,14 +47,14 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="Folder to create for the model with the new prior.")
     parser.add_argument("--conditional", action="store_true", help="Condition the prior on the label.")
     parser.add_argument("--samples", type=int, default=8, help="Latents per training image.")
-    parser.add_argument("--minutes", type=float, default=5, help="Time for the training of the prior.")
+    parser.add_argument("--steps", type=int, default=20_000, help="Training steps of the prior.")
     parser.add_argument("--lr", type=float, default=2e-3, help="Learning rate.")
     parser.add_argument("--limit", type=int, help="Use only the first training images.")
     parser.add_argument("--data-dir", type=Path, help="Folder of the data sets.")
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{str(args.out)!r} already exists; choose another folder")
-    for name in ("samples", "minutes", "lr"):
+    for name in ("samples", "steps", "lr"):
         if getattr(args, name) <= 0:
             parser.error(f"--{name} {getattr(args, name)} must be positive")
     torch.manual_seed(0)
@@ -63,7 +65,7 @@ def main() -> None:
         data_dir = args.data_dir or trained.training.data_dir
         training = replace(trained.training, init=str(folder), conditional=conditional, data_dir=data_dir)
         training = replace(training, limit=args.limit or training.limit)
-        model, config = fit_prior(training, args.samples, args.minutes, args.lr)
+        model, config = fit_prior(training, args.samples, args.steps, args.lr)
         config = replace(config, training=replace(config.training, init=args.model, data_dir=None))
         with atomic_folder(args.out) as out:
             save_weights(out / WEIGHTS, model.state_dict())
@@ -72,13 +74,13 @@ def main() -> None:
         parser.error(str(error))
 
 
-def fit_prior(training: TrainConfig, samples: int, minutes: float, lr: float) -> tuple[VAE, Config]:
+def fit_prior(training: TrainConfig, samples: int, steps: int, lr: float) -> tuple[VAE, Config]:
     """Return the model that `training.init` names with a new prior, and its config.
 
     Args:
         training: configuration of the model.
         samples: number of latents per training image; before each of them, the image is binarized again.
-        minutes: time for the training of the prior.
+        steps: training steps of the prior.
         lr: learning rate.
 
     Raises:
@@ -94,7 +96,7 @@ def fit_prior(training: TrainConfig, samples: int, minutes: float, lr: float) ->
     values = condition_rows(dataset.train)
     rows = None if values is None or model.conditions is None else torch.from_numpy(values)
     latent = torch.cat([encode(model, dataset.train, rows, config.training) for _ in range(samples)])
-    model.prior = train_prior(model, latent, None if rows is None else torch.cat([rows] * samples), minutes, lr)
+    model.prior = train_prior(model, latent, None if rows is None else torch.cat([rows] * samples), steps, lr)
     return model, config
 
 
@@ -112,16 +114,15 @@ def encode(model: VAE, split: Split, rows: Tensor | None, training: TrainConfig)
     return torch.cat(parts).clone()  # a clone, because tensors of inference mode can't be trained on
 
 
-def train_prior(model: VAE, latent: Tensor, rows: Tensor | None, minutes: float, lr: float) -> Prior:
+def train_prior(model: VAE, latent: Tensor, rows: Tensor | None, steps: int, lr: float) -> Prior:
     """Train the prior on latents (N, D), and return the moving average of its weights."""
     prior = model.prior.train().requires_grad_(True)
     average = copy.deepcopy(prior)
     update = get_ema_multi_avg_fn(EMA)
     optimizer = torch.optim.AdamW(prior.parameters(), lr, weight_decay=0.01, fused=True)
-    start, step = time.monotonic(), 0
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * done)) / 2
+            group["lr"] = lr * min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
         index = torch.randint(len(latent), (BATCH_SIZE,))
         z, condition = latent[index], None if rows is None else model.embed(rows[index])
         terms = prior.training_terms(z, torch.zeros_like(z), z, condition)
@@ -130,15 +131,14 @@ def train_prior(model: VAE, latent: Tensor, rows: Tensor | None, minutes: float,
         loss.backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), CLIP)
         optimizer.step()
-        step += 1
-        if step <= 500:  # forget the initial weights
+        if step < FORGET:
             average.load_state_dict(prior.state_dict())
         else:
             update([*average.parameters()], [*prior.parameters()], 0)
             for mean_buffer, buffer in zip(average.buffers(), prior.buffers(), strict=True):
                 mean_buffer.copy_(buffer)
-        if step % 2000 == 0:
-            print(f"{done:.0%}: {step} steps, loss {loss.item():.2f}", flush=True)
+        if (step + 1) % 2000 == 0:
+            print(f"step {step + 1:,} of {steps:,}, loss {loss.item():.2f}", flush=True)
     return average.eval()
 
 

@@ -36,7 +36,7 @@ def train_quickly(tmp_path: Path, prior: str) -> TrainConfig:
 def test_conditional_prior_fits_the_latents_better_and_nothing_else_changes(script, tmp_path, prior):
     training = train_quickly(tmp_path, prior)
     old, _ = load_model(training.init)
-    new, config = script.fit_prior(training, samples=2, minutes=0.1, lr=5e-3)
+    new, config = script.fit_prior(training, samples=2, steps=400, lr=5e-3)
     assert [condition.name for condition in config.model.conditions] == ["label"]
     dataset = load_dataset(training.data_config)
     label = torch.from_numpy(dataset.test.labels)
@@ -52,7 +52,29 @@ def test_conditional_prior_fits_the_latents_better_and_nothing_else_changes(scri
 @pytest.mark.integration
 def test_prior_without_weights_is_an_error(script, tmp_path):
     with pytest.raises(UsageError, match="the prior 'normal' has no weights; choose a model with a learned prior"):
-        script.fit_prior(train_quickly(tmp_path, "normal"), samples=1, minutes=0.1, lr=1e-3)
+        script.fit_prior(train_quickly(tmp_path, "normal"), samples=1, steps=400, lr=1e-3)
+
+
+@pytest.mark.integration
+def test_script_saves_a_ladder_with_grids_whose_prior_transforms_the_vector_only(script, tmp_path, monkeypatch):
+    arch = {"width": 8, "max_width": 8, "blocks": 1, "patch": 1, "smallest": 4, "latent_channels": 1}
+    options = {"arch": arch, "prior": {"dims": 4}}
+    config = TrainConfig(arch="ladder", latent_dim=4, prior="flow", epochs=1, options=options, trackers=("none",))
+    run = train(config, tmp_path / "run", quiet=True)
+    arguments = ["fit_prior.py", str(run), str(tmp_path / "fitted"), "--conditional", "--samples", "1", "--steps", "3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    script.main()
+    old, _ = load_model(run)
+    new, fitted = load_model(tmp_path / "fitted")
+    assert new.latent_dim > 4
+    assert fitted.model.prior.options["dims"] == 4
+    assert [condition.name for condition in fitted.model.conditions] == ["label"]
+    noise, label = torch.randn(3, new.latent_dim), torch.tensor([0, 1, 2])
+    with torch.inference_mode():
+        latent = new.eval().prior.from_noise(noise, label)
+        assert not torch.equal(latent[:, :4], old.eval().prior.from_noise(noise, None)[:, :4])
+        torch.testing.assert_close(latent[:, 4:], noise[:, 4:])
+        torch.testing.assert_close(new.decoder(noise, label), old.decoder(noise, None))
 
 
 def test_existing_folder_and_wrong_numbers_are_errors_in_one_line(script, tmp_path, monkeypatch, capsys):
