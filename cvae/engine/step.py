@@ -187,7 +187,7 @@ class TrainingStep:
             if self.label_classifier is not None:
                 random = shard.draw(torch.rand, len(images), device=self.device)
                 with self.accelerator.autocast():
-                    rows = self.label_classifier(embedding, image[::copies], rows, random)
+                    rows = self.label_classifier(embedding, original[::copies], rows, random)
             if probability := self.training.drop_conditions:
                 random = shard.draw(torch.rand, len(images), len(self.config.model.conditions), device=self.device)
                 rows = embedding.drop(rows, random, probability)

@@ -209,6 +209,8 @@ def main() -> None:
     target = ZOO / args.run.name
     if missing := [name for name in FILES if not (args.run / name).is_file()]:
         parser.error(f"{args.run} has no {', '.join(missing)}; see --help for the commands that make them")
+    if (data := read_config(args.run).training.data) not in SUBJECTS:
+        parser.error(f"no text about the data {data!r} for the card; add it to SUBJECTS")
     with tempfile.TemporaryDirectory() as folder:
         staging = Path(folder) / args.run.name
         staging.mkdir()

@@ -1,6 +1,5 @@
 """The script that adds grids of latents to a trained `resnet`."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +16,8 @@ NAMES = ["mnist-resnet-flow", "mnist-resnet-conditional"]
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "model_zoo" / "scripts"))
-    import add_grids
-
-    yield add_grids
-    del sys.modules["add_grids"]
+def script(import_script):
+    return import_script("add_grids")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,16 +12,10 @@ from cvae.data import load_dataset
 from cvae.engine import load_model, train
 from cvae.errors import UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "model_zoo" / "scripts"))
-    import fit_prior
-
-    yield fit_prior
-    del sys.modules["fit_prior"]
+def script(import_script):
+    return import_script("fit_prior")
 
 
 def train_quickly(tmp_path: Path, prior: str) -> TrainConfig:
