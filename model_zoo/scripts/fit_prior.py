@@ -95,8 +95,12 @@ def fit_prior(training: TrainConfig, samples: int, steps: int, lr: float) -> tup
         raise UsageError(f"the prior {config.model.prior.name!r} has no weights; choose a model with a learned prior")
     values = condition_rows(dataset.train)
     rows = None if values is None or model.conditions is None else torch.from_numpy(values)
-    latent = torch.cat([encode(model, dataset.train, rows, config.training) for _ in range(samples)])
-    model.prior = train_prior(model, latent, None if rows is None else torch.cat([rows] * samples), steps, lr)
+    latents = []
+    for number in range(samples):
+        latents.append(encode(model, dataset.train, rows, config.training))
+        print(f"encoded the images {number + 1} of {samples} times", flush=True)
+    repeated = None if rows is None else torch.cat([rows] * samples)
+    model.prior = train_prior(model, torch.cat(latents), repeated, steps, lr)
     return model, config
 
 
