@@ -56,7 +56,7 @@ class TrainConfig(DataConfig):
         resolved=True,
         searchable=False,
     )
-    prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z): flow or normal.", takes_options=True)
+    prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z); see `cvae parts`.", takes_options=True)
     latent_dim: int = flag_field(32, MODEL, "Number of latent dimensions.", interval=Interval(minimum=1))
     drop_conditions: float | None = flag_field(
         None,
@@ -96,7 +96,8 @@ class TrainConfig(DataConfig):
     losses: tuple[str, ...] = flag_field(
         (),
         OBJECTIVE,
-        "Loss on the decoder's images to add to the objective, for sharper images and a worse bound; see `cvae parts`.",
+        "Loss on the decoder's images to add to the objective, for sharper images or clearer labels and a worse bound; "
+        "see `cvae parts`.",
         name="loss",
         canonical=frozenset,
         searchable=False,

@@ -207,8 +207,11 @@ def create_run_folder(name: str) -> Path:
 def is_finished(run: Path) -> bool:
     """Return whether the training of a run has ended. A damaged run counts as unfinished.
 
-    The last record of a finished run is that of the test images or, without test images, that of the last epoch.
+    The last record of a finished run is that of the test images or, without test images, that of the last epoch. A run
+    without metrics and checkpoints whose weights exist was made by a script, so nothing remains to be trained.
     """
+    if has_weights(run) and not (run / METRICS).exists() and not (run / CHECKPOINTS).exists():
+        return True
     try:
         records = read_metrics(run)
         epochs = read_config(run).training.epochs

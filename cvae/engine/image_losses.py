@@ -29,12 +29,13 @@ class ImageLosses(nn.Module):
         config: config of the run.
         dataset: data set of the run.
         accelerator: processes that train together.
+        total_steps: length of the run.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, dataset: Dataset, accelerator: Accelerator, total_steps: int) -> None:
         super().__init__()
         training, classes = config.training, None if dataset.classes is None else len(dataset.classes)
-        self.accelerator, self.seed = accelerator, training.seed
+        self.accelerator, self.seed, self.total_steps = accelerator, training.seed, total_steps
         reseed(accelerator.device, training.seed, "losses")
         self.losses = nn.ModuleDict(
             {
@@ -76,6 +77,12 @@ class ImageLosses(nn.Module):
         notes = []
         if self.accelerator.is_main_process:
             notes = [note for _, loss in self.items() if (note := loss.prepare(dataset, self.seed))]
+        notes += [
+            f"--loss {name} has no effect: the run has {self.total_steps:,} steps, and {name}.start is {loss.start:,}; "
+            f"lower it with --set {name}.start=N"
+            for name, loss in self.items()
+            if loss.start >= self.total_steps
+        ]
         copy_from_main(self.state_dict().values(), self.accelerator)
         return notes
 

@@ -93,8 +93,9 @@ class Trainer:
         self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
     def _make_step(self, model: VAE) -> TrainingStep:
-        losses = ImageLosses(self.config, self.dataset, self.accelerator) if self.config.training.losses else None
-        classifier = None
+        losses = classifier = None
+        if self.config.training.losses:
+            losses = ImageLosses(self.config, self.dataset, self.accelerator, self.total_steps)
         if self.config.training.impute:
             classifier = LabelClassifier(self.config, self.accelerator, self.total_steps)
         arguments = self.config, self.accelerator, model, self.batches, losses, classifier

@@ -181,6 +181,12 @@ class VAE(nn.Module):
                 params=params,
             )
 
+    def sample_posterior(self, image: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Sample the posterior q(z | x) once for each image (B, C, H, W), and return the latents (B, Z)."""
+        condition = self.embed(rows)
+        noise = torch.randn(len(image), self.latent_dim, device=image.device)
+        return self._infer(self.encoder(image, condition), condition, noise, hookable=False).latent
+
     def _infer(
         self, features: Sequence[Tensor], condition: Tensor | None, noise: Tensor, *, hookable: bool
     ) -> Posterior:

@@ -31,14 +31,14 @@ from cvae.models.priors import Prior
 from cvae.run import CONFIG, WEIGHTS
 from cvae.runtime.find import find
 
-ENCODED = 200
+ENCODER_BATCH_SIZE = 200
 """Number of images to encode at a time."""
 
 BATCH_SIZE, WARMUP, CLIP = 512, 200, 10.0
 """Number of latents per training step, steps of the warm-up, and maximum gradient norm."""
 
-FORGET, EMA = 500, 0.998
-"""Number of first steps that the moving average of the weights forgets, and its decay after them."""
+EMA_START, EMA = 500, 0.998
+"""Step at which the moving average of the weights starts, and its decay."""
 
 
 def main() -> None:
@@ -46,17 +46,17 @@ def main() -> None:
     parser.add_argument("model", help="Run or zoo model.")
     parser.add_argument("out", type=Path, help="Folder to create for the model with the new prior.")
     parser.add_argument("--conditional", action="store_true", help="Condition the prior on the label.")
-    parser.add_argument("--samples", type=int, default=8, help="Latents per training image.")
-    parser.add_argument("--steps", type=int, default=20_000, help="Training steps of the prior.")
-    parser.add_argument("--lr", type=float, default=2e-3, help="Learning rate.")
-    parser.add_argument("--limit", type=int, help="Use only the first training images.")
-    parser.add_argument("--data-dir", type=Path, help="Folder of the data sets.")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="Latents per training image.")
+    parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="Training steps of the prior.")
+    parser.add_argument("--lr", type=float, default=2e-3, metavar="X", help="Learning rate.")
+    parser.add_argument("--limit", type=int, metavar="N", help="Use only the first N training images.")
+    parser.add_argument("--data-dir", type=Path, metavar="PATH", help="Folder of the data sets.")
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"{str(args.out)!r} already exists; choose another folder")
-    for name in ("samples", "steps", "lr"):
-        if getattr(args, name) <= 0:
-            parser.error(f"--{name} {getattr(args, name)} must be positive")
+    for name in ("samples", "steps", "lr", "limit"):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            parser.error(f"--{name} {value} must be positive")
     torch.manual_seed(0)
     try:
         folder = find(args.model)
@@ -97,10 +97,14 @@ def fit_prior(training: TrainConfig, samples: int, steps: int, lr: float) -> tup
     rows = None if values is None or model.conditions is None else torch.from_numpy(values)
     latents = []
     for number in range(samples):
+        print(f"encoding: pass {number + 1} of {samples}", flush=True)
         latents.append(encode(model, dataset.train, rows, config.training))
-        print(f"encoded the images {number + 1} of {samples} times", flush=True)
-    repeated = None if rows is None else torch.cat([rows] * samples)
-    model.prior = train_prior(model, torch.cat(latents), repeated, steps, lr)
+    if rows is not None:
+        assert model.conditions is not None
+        rows = torch.cat([rows] * samples)
+        random = torch.rand(len(rows), len(config.model.conditions))
+        rows = model.conditions.drop(rows, random, config.training.drop_conditions or 0)
+    model.prior = train_prior(model, torch.cat(latents), rows, steps, lr)
     return model, config
 
 
@@ -109,12 +113,12 @@ def encode(model: VAE, split: Split, rows: Tensor | None, training: TrainConfig)
     """Sample the latents (N, D) that the prior transforms, one vector for each image."""
     dims = getattr(model.prior, "dims", model.latent_dim)
     parts = []
-    for start in range(0, len(split), ENCODED):
-        index = slice(start, min(start + ENCODED, len(split)))
+    for start in range(0, len(split), ENCODER_BATCH_SIZE):
+        index = slice(start, min(start + ENCODER_BATCH_SIZE, len(split)))
         image = augment(torch.from_numpy(split.images[index]), replace(training, consistency=None), FULL_BATCH)
         if training.binarize == "dynamic":
             image = binarize(image, 1, FULL_BATCH)
-        parts.append(model(image, None if rows is None else rows[index]).latent[:, :dims])
+        parts.append(model.sample_posterior(image, None if rows is None else rows[index])[:, :dims])
     return torch.cat(parts).clone()  # a clone, because tensors of inference mode can't be trained on
 
 
@@ -135,7 +139,7 @@ def train_prior(model: VAE, latent: Tensor, rows: Tensor | None, steps: int, lr:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), CLIP)
         optimizer.step()
-        if step < FORGET:
+        if step < EMA_START:
             average.load_state_dict(prior.state_dict())
         else:
             update([*average.parameters()], [*prior.parameters()], 0)

@@ -24,6 +24,7 @@ import cvae
 from cvae import imaging, model_zoo
 from cvae.atomic import copy_folder
 from cvae.cli.evaluate import flatten_metrics
+from cvae.errors import UsageError
 from cvae.exporters.base import read_options
 from cvae.recipes import read_recipe
 from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
@@ -101,7 +102,7 @@ def list_commands(name: str) -> list[str]:
     else:
         before = [line.removeprefix("# ") for line in path.read_text().splitlines() if line.startswith("# python ")]
         if init and not before:
-            raise SystemExit(
+            raise UsageError(
                 f"{path} starts from {init!r}; say in a comment with which command to make it: # python ..."
             )
     return [*before, f"cvae train --recipe {name}"]
@@ -123,10 +124,10 @@ def make_card(run: Path, machine: str, evaluate_flags: str = "") -> str:
     minutes = sum(record["seconds"] for record in epochs) / 60
     model = cvae.load(run)
     spec = model.spec
-    summary = (ZOO / "recipes" / f"{name}.toml").read_text().partition("\n")[0].removeprefix("# ")
+    summary = model_zoo.summary(name)
     agreement = spec.agreement["max_abs_difference"]
     flags = [f"--samples {report['importance_weighted']['samples']}" if "importance_weighted" in report else ""]
-    flags += ["--precision bf16" * ("bf16" in report["backend"])]
+    flags += ["--precision bf16" * ("bounds in bf16" in report["backend"])]
     flags += ["--features trained" * (training.data != "mnist")]
     flags += ["--cas" * ("classification_accuracy_score" in report.get("labels", {}))]
     command = " ".join(["cvae evaluate", name, *filter(None, [*flags, evaluate_flags]), "--json"])
@@ -217,7 +218,10 @@ def main() -> None:
         for name in (*FILES, *[WEIGHTS] * (args.run / WEIGHTS).is_file()):
             shutil.copy(args.run / name, staging)
         imaging.save(make_sample_grid(cvae.load(args.run)), staging / "samples.png")
-        (staging / CARD).write_text(make_card(args.run, args.machine, args.evaluate))
+        try:
+            (staging / CARD).write_text(make_card(args.run, args.machine, args.evaluate))
+        except UsageError as error:
+            parser.error(str(error))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(staging, target)
     size = sum(path.stat().st_size for path in target.iterdir())

@@ -50,8 +50,16 @@ def make_losses(likelihood: str, name: str, **options: float) -> tuple[ImageLoss
     )
     dataset = load_dataset(config)
     config = configure(config, dataset)
-    losses = ImageLosses(config, dataset, Accelerator(cpu=True))
+    losses = ImageLosses(config, dataset, Accelerator(cpu=True), total_steps=100)
     return losses, build(config.model)
+
+
+@pytest.mark.parametrize(("start", "count"), [(99, 0), (100, 1)])
+def test_note_says_that_a_loss_starts_after_the_last_step(start, count):
+    losses, _ = make_losses("bernoulli", "adversarial", start=start)
+    notes = losses.prepare(load_dataset(QUICK))
+    note = "--loss adversarial has no effect: the run has 100 steps, and adversarial.start is 100; lower it with "
+    assert [*map(note.__eq__, (text.partition("--set")[0] for text in notes))].count(True) == count
 
 
 @pytest.mark.parametrize("likelihood", [*LIKELIHOODS])

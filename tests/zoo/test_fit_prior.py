@@ -44,6 +44,22 @@ def test_conditional_prior_fits_the_latents_better_and_nothing_else_changes(scri
 
 
 @pytest.mark.integration
+def test_prior_is_fitted_to_unknown_labels_too(script, tmp_path):
+    training = train_quickly(tmp_path, "flow")
+    old, _ = load_model(training.init)
+    new, config = script.fit_prior(replace(training, drop_conditions=0.5), samples=2, steps=400, lr=5e-3)
+    dataset = load_dataset(training.data_config)
+    unknown = torch.full((len(dataset.test),), 10)
+    latent = script.encode(new, dataset.test, unknown, config.training)
+    zero = torch.zeros_like(latent)
+    with torch.inference_mode():
+        fitted = new.prior.terms(latent, zero, latent, new.embed(unknown)).log_prob.mean()
+        label = torch.from_numpy(dataset.test.labels)
+        known = new.prior.terms(latent, zero, latent, new.embed(label)).log_prob.mean()
+        assert known > fitted > old.eval().prior.terms(latent, zero, latent, None).log_prob.mean() - 0.2
+
+
+@pytest.mark.integration
 def test_prior_without_weights_is_an_error(script, tmp_path):
     with pytest.raises(UsageError, match="the prior 'normal' has no weights; choose a model with a learned prior"):
         script.fit_prior(train_quickly(tmp_path, "normal"), samples=1, steps=400, lr=1e-3)
