@@ -93,15 +93,13 @@ class Trainer:
         self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
     def _make_step(self, model: VAE) -> TrainingStep:
-        losses = classifier = None
-        if self.config.training.losses:
-            losses = ImageLosses(self.config, self.dataset, self.accelerator, self.total_steps)
-        if self.config.training.impute:
-            classifier = LabelClassifier(self.config, self.accelerator, self.total_steps)
+        training, steps = self.config.training, self.total_steps
+        losses = ImageLosses(self.config, self.dataset, self.accelerator, steps) if training.losses else None
+        classifier = LabelClassifier(self.config, self.accelerator, steps) if training.impute else None
         arguments = self.config, self.accelerator, model, self.batches, losses, classifier
         if can_record(self.config, self.accelerator, self.batches):
-            return RecordedStep(*arguments, total_steps=self.total_steps)
-        return TrainingStep(*arguments, total_steps=self.total_steps, shard=self.shard)
+            return RecordedStep(*arguments, total_steps=steps)
+        return TrainingStep(*arguments, total_steps=steps, shard=self.shard)
 
     @property
     def total_steps(self) -> int:
