@@ -1,10 +1,11 @@
 """Conditioning of a network on the embedding of its conditions.
 
-A conditioning method creates two types of layers, which are called with (features, condition). `linear(in, out)`
-creates a fully connected layer that may also depend on the condition, and `modulation(channels)` creates a layer that
-may adapt the features of a block to the condition. An architecture therefore does not need to know how the condition is
-used, or whether the model has any. The condition is an embedding (B, E) float32 (see `cvae.models.conditions`), or
-(B,) int64, indices that stand for one-hot vectors of E features.
+A conditioning method creates three types of layers, which are called with (features, condition). `linear(in, out)`
+creates a fully connected layer, and `convolution(in, out, size)` a convolution next to a grid of latents; both may also
+depend on the condition. `modulation(channels)` creates a layer that may adapt the features of a block to the condition.
+An architecture therefore does not need to know how the condition is used, or whether the model has any. The condition
+is an embedding (B, E) float32 (see `cvae.models.conditions`), or (B,) int64, indices that stand for one-hot vectors of
+E features.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,10 @@ class Conditioning(Protocol):
         """Create a layer (features (B, in), condition) -> (B, out)."""
         ...
 
+    def convolution(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
+        """Create a layer (features (B, in, h, w), condition) -> (B, out, h, w), with a kernel of odd size."""
+        ...
+
     def modulation(self, channels: int) -> nn.Module:
         """Create a layer (features (B, channels, ...), condition) -> features of the same shape."""
         ...
@@ -30,6 +35,16 @@ class Conditioning(Protocol):
 
 class PlainLinear(nn.Linear):
     """Linear layer that ignores the condition."""
+
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(features)
+
+
+class PlainConvolution(nn.Conv2d):
+    """Convolution that ignores the condition and keeps the size of its input."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__(in_channels, out_channels, size, padding=size // 2)
 
     def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return super().forward(features)
@@ -55,6 +70,23 @@ class ConditionLinear(nn.Module):
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
         return self.linear(features) + self.table(condition)  # (B, in) -> (B, out)
+
+
+class ConditionConvolution(nn.Module):
+    """Convolution over the channels of [features, condition], computed as convolution(features) + condition @ table.
+
+    The condition is the same at every position, so one weight for each pair of channels is enough.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, condition_features: int) -> None:
+        super().__init__()
+        self.convolution = PlainConvolution(in_channels, out_channels, size)
+        self.table = Table(condition_features, out_channels)
+        bound = (in_channels * size**2 + condition_features) ** -0.5
+        nn.init.uniform_(self.table.weight, -bound, bound)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        return self.convolution(features) + self.table(condition)[..., None, None]  # (B, out, h, w) + (B, out, 1, 1)
 
 
 class NoModulation(nn.Identity):
@@ -86,6 +118,9 @@ class Unconditional:
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         return PlainLinear(in_features, out_features)
 
+    def convolution(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
+        return PlainConvolution(in_channels, out_channels, size)
+
     def modulation(self, channels: int) -> nn.Module:
         return NoModulation()
 
@@ -102,15 +137,21 @@ class Concat:
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         return ConditionLinear(in_features, out_features, self.features)
 
+    def convolution(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
+        return ConditionConvolution(in_channels, out_channels, size, self.features)
+
     def modulation(self, channels: int) -> nn.Module:
         return NoModulation()
 
 
 class FiLM(Concat):
-    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation of the condition.
+    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation in linear layers.
 
     Perez et al. 2017, https://arxiv.org/abs/1709.07871
     """
+
+    def convolution(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
+        return PlainConvolution(in_channels, out_channels, size)  # the blocks next to it are modulated
 
     def modulation(self, channels: int) -> nn.Module:
         return FeatureModulation(channels, self.features)
@@ -127,9 +168,10 @@ def add_conditions(weights: Mapping[str, Tensor], network: nn.Module) -> dict[st
     """
     weights = dict(weights)
     for name, module in network.named_modules():
-        if isinstance(module, ConditionLinear):
+        if isinstance(module, ConditionLinear | ConditionConvolution):
+            layer = "linear" if isinstance(module, ConditionLinear) else "convolution"
             for key in {f"{name}.weight", f"{name}.bias"} & weights.keys():
-                weights[f"{name}.linear.{key.rpartition('.')[2]}"] = weights.pop(key)
+                weights[f"{name}.{layer}.{key.rpartition('.')[2]}"] = weights.pop(key)
         elif isinstance(module, Table):
             weights[f"{name}.weight"] = torch.zeros_like(module.weight)
     # The embedding of the conditions has no weights, but constant buffers.

@@ -21,7 +21,7 @@ from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, build
 from cvae.models.architectures.layers import pyramid
-from cvae.models.conditioning import ConditionLinear, FeatureModulation
+from cvae.models.conditioning import ConditionConvolution, ConditionLinear, FeatureModulation
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
 from cvae.runtime.scan import scan
 from cvae.spec import Spec
@@ -129,6 +129,13 @@ def test_grid_of_latents_learns_exports_and_is_local(conditioning, arch):
     a, b = (model.encoder(x, label)[0].view(2, 16, 12) for x in (image, other))
     change = (a - b).abs().amax(0)  # (16, 12)
     assert change[-1, -1] == change.max() > 0 and change[0, 0] == 0
+    if label is not None:
+        noise = torch.randn(1, config.latent_dim)
+        with torch.no_grad():
+            for parameter in model.parameters():  # the modulation of a `resnet` starts as the identity
+                parameter += 0.05 * torch.randn(parameter.shape)
+            assert not torch.allclose(model.decode(noise, label), model.decode(noise, label + 1), atol=1e-6)
+            assert not torch.allclose(model.encode(image, label)[0], model.encode(image, label + 1)[0], atol=1e-6)
 
 
 def test_dimension_of_spatial_latent_must_be_a_multiple_of_its_positions():
@@ -265,6 +272,17 @@ def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
     joined = torch.cat([x, nn.functional.one_hot(y, 3).float()], 1)
     weight = torch.cat([layer.linear.weight, layer.table.weight.T], 1)
     torch.testing.assert_close(layer(x, y), nn.functional.linear(joined, weight, layer.linear.bias))
+
+
+def test_convolution_sees_the_label_as_further_channels():
+    layer = ConditionConvolution(4, 6, 3, condition_features=3)
+    x, y = torch.randn(5, 4, 8, 7), torch.tensor([0, 2, 1, 1, 0])
+    channels = nn.functional.one_hot(y, 3).float()[..., None, None].expand(5, 3, 8, 7)
+    # A label adds the sum of its kernel, which is thus concentrated in the center here.
+    kernel = nn.functional.pad(layer.table.weight.T[..., None, None], (1, 1, 1, 1))
+    weight = torch.cat([layer.convolution.weight, kernel], 1)
+    expected = nn.functional.conv2d(torch.cat([x, channels], 1), weight, layer.convolution.bias, padding=1)
+    torch.testing.assert_close(layer(x, y), expected)
 
 
 def test_modulation_starts_as_identity_then_scales_and_shifts_by_label():

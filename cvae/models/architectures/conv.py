@@ -72,7 +72,7 @@ class Encoder(nn.Module):
         self.head: nn.Module
         if latent_channels:
             self.hidden = None
-            self.head = nn.Conv2d(levels[-1].channels, 2 * latent_channels, 1)
+            self.head = conditioning.convolution(levels[-1].channels, 2 * latent_channels, 1)
         else:
             self.hidden = conditioning.linear(levels[-1].features, hidden)
             self.head = nn.Linear(hidden, 2 * latent_dim)
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
             )  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
         features = self.dropout(features)
         if self.hidden is None:
-            return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2k, h, w) -> (B, k h w), (B, k h w)
+            return self.head(features, condition).flatten(1).chunk(2, dim=1)  # (B, 2k, h, w) -> (B, k h w), (B, k h w)
         features = leaky_relu(self.hidden(features.flatten(1), condition), SLOPE)  # (B, c, h, w) -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
         if latent_channels:
             self.latent_shape = (latent_channels, *self.smallest[1:])
             self.hidden = None
-            self.spread = nn.Conv2d(latent_channels, self.smallest.channels, 3, padding=1)
+            self.spread = conditioning.convolution(latent_channels, self.smallest.channels, 3)
         else:
             self.hidden = conditioning.linear(latent_dim, hidden)
             self.spread = nn.Linear(hidden, self.smallest.features)
@@ -119,7 +119,8 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         if self.hidden is None:
-            features = leaky_relu(self.spread(latent.unflatten(1, self.latent_shape)), SLOPE)  # (B, Z) -> (B, c, h, w)
+            features = self.spread(latent.unflatten(1, self.latent_shape), condition)  # (B, Z) -> (B, c, h, w)
+            features = leaky_relu(features, SLOPE)
         else:
             features = self.dropout(leaky_relu(self.hidden(latent, condition), SLOPE))  # (B, Z) -> (B, hidden)
             features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)

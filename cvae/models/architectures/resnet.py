@@ -133,7 +133,7 @@ class Encoder(BottomUp):
         smallest = levels[-1]
         self.spatial = spatial
         self.head = (
-            nn.Conv2d(smallest.channels, 2 * latents_per_position(smallest, latent_dim), 1)
+            conditioning.convolution(smallest.channels, 2 * latents_per_position(smallest, latent_dim), 1)
             if spatial
             else conditioning.linear(smallest.features, 2 * latent_dim)
         )
@@ -141,7 +141,7 @@ class Encoder(BottomUp):
     def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         features = silu(super().forward(image, condition)[-1])  # (B, c, h, w)
         if self.spatial:
-            return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2Z / hw, h, w) -> (B, Z), (B, Z)
+            return self.head(features, condition).flatten(1).chunk(2, dim=1)  # (B, 2Z / hw, h, w) -> (B, Z), (B, Z)
         return self.head(features.flatten(1), condition).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
@@ -175,7 +175,7 @@ class Decoder(nn.Module):
         if spatial:
             self.latent_shape = (latents_per_position(self.smallest, latent_dim), *self.smallest[1:])
         self.spread = (
-            nn.Conv2d(self.latent_shape[0], self.smallest.channels, 3, padding=1)
+            conditioning.convolution(self.latent_shape[0], self.smallest.channels, 3)
             if spatial
             else conditioning.linear(latent_dim, self.smallest.features)
         )
@@ -188,7 +188,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         if self.spatial:
-            features = self.spread(latent.unflatten(1, self.latent_shape))  # (B, Z / hw, h, w) -> (B, c, h, w)
+            features = self.spread(latent.unflatten(1, self.latent_shape), condition)  # (B, Z) -> (B, c, h, w)
         else:
             features = self.spread(latent, condition).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
