@@ -237,7 +237,9 @@ CONDITIONINGS = Registry(
     "conditioning",
     "cvae.conditionings",
     {
-        "film": Builtin("cvae.models.conditioning:FiLM", "concat, plus a scale and shift of every block by label"),
+        "film": Builtin(
+            "cvae.models.conditioning:FiLM", "scale and shift of every block by label, and concat in linear layers"
+        ),
         "concat": Builtin("cvae.models.conditioning:Concat", "one-hot label concatenated with features and latent"),
     },
 )

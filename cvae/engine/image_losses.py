@@ -1,5 +1,6 @@
 """Losses on the decoder's images: their gradients at its output, and the training of their own networks."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -35,7 +36,8 @@ class ImageLosses(nn.Module):
     def __init__(self, config: Config, dataset: Dataset, accelerator: Accelerator, total_steps: int) -> None:
         super().__init__()
         training, classes = config.training, None if dataset.classes is None else len(dataset.classes)
-        self.accelerator, self.seed, self.total_steps = accelerator, training.seed, total_steps
+        self.accelerator, self.seed = accelerator, training.seed
+        self.total_steps = math.inf if training.minutes else total_steps  # unknown until the speed is measured
         reseed(accelerator.device, training.seed, "losses")
         self.losses = nn.ModuleDict(
             {
@@ -61,11 +63,6 @@ class ImageLosses(nn.Module):
     def items(self) -> Iterator[tuple[str, ImageLoss]]:
         """Yield the losses by name."""
         yield from self.losses.items()  # type: ignore[misc]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the losses."""
-        return [*self.losses]
 
     @property
     def needs_random_images(self) -> bool:
@@ -173,8 +170,8 @@ class ImageLosses(nn.Module):
 def decode_noise(model: VAE, noise: Tensor, rows: Tensor | None) -> Tensor:
     """Decode standard normal noise to likelihood parameters, with a gradient for the decoder but not for the prior.
 
-    The decoder is in evaluation mode, as when images are generated: batch norm and centering then neither use nor
-    update the statistics of such images.
+    Prior and decoder are in evaluation mode, as when images are generated: there is no dropout, and batch norm and
+    centering neither use nor update the statistics of such images.
 
     Args:
         model: model in training mode.
@@ -182,13 +179,16 @@ def decode_noise(model: VAE, noise: Tensor, rows: Tensor | None) -> Tensor:
         rows: rows of the conditions (N,) int64 or (N, W), or None.
     """
     condition = model.embed(rows)
-    with torch.no_grad():
-        latent = model.prior.from_noise(noise, condition)
+    trained = [module for part in (model.prior, model.decoder) for module in part.modules() if module.training]
+    model.prior.eval()
     model.decoder.eval()
     try:
+        with torch.no_grad():
+            latent = model.prior.from_noise(noise, condition)
         params: Tensor = model.decoder(latent, condition)
     finally:
-        model.decoder.train()
+        for module in trained:  # frozen modules stay in evaluation mode
+            module.training = True
     return params
 
 

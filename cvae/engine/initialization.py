@@ -1,6 +1,7 @@
 """Initial weights of a run: those of a trained model, or an output layer that fits the mean image."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +10,11 @@ from cvae.config import Config
 from cvae.data import Split
 from cvae.engine.checkpoint import load_model
 from cvae.errors import UsageError
-from cvae.model_config import ModelConfig, describe_differences
+from cvae.model_config import ModelConfig, Part, describe_differences
 from cvae.models import VAE
 from cvae.models.conditioning import add_conditions
 from cvae.models.vae import initialize_output
+from cvae.registry import LIKELIHOODS
 from cvae.runtime.find import find
 
 MEAN_IMAGES, READ_IMAGES = 10_000, 500
@@ -53,8 +55,9 @@ def _mean_image(split: Split) -> Tensor:
 def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list[str]:
     """Copy the weights of a trained model into models.
 
-    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights. If
-    only the new models have conditions, these have no effect at first.
+    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights, and
+    a likelihood whose name or options differ keeps its initial standard deviation. If only the new models have
+    conditions, these have no effect at first.
 
     Args:
         models: models to initialize.
@@ -69,17 +72,19 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
     """
     trained, trained_config = load_model(find(init))
     adds_conditions = bool(config.conditions) and not trained_config.model.conditions
+    has_new_likelihood = _resolve(trained_config.model.likelihood) != _resolve(config.likelihood)
     has_new_prior = False
     try:
         for model in models:
             state = trained.state_dict()
             if adds_conditions:
                 state = add_conditions(state, model)
-            others, prior = _split_prior(state)
-            _, initial_prior = _split_prior(model.state_dict())
-            if _shapes(prior) != _shapes(initial_prior):
-                prior, has_new_prior = initial_prior, True
-            model.load_state_dict(others | prior)
+            initial = model.state_dict()
+            if _shapes(_select(state, "prior.")) != _shapes(_select(initial, "prior.")):
+                state, has_new_prior = _replace(state, initial, "prior."), True
+            if has_new_likelihood:
+                state = _replace(state, initial, "likelihood.")
+            model.load_state_dict(state)
     except RuntimeError as error:
         differences = describe_differences(trained_config.model, config)
         raise UsageError(
@@ -90,10 +95,20 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
     return [*notes, *[f"the prior starts with new weights, because it differs from that of {init!r}"] * has_new_prior]
 
 
-def _split_prior(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split the state of a model into that of its other parts and that of its prior."""
-    prior = {name: tensor for name, tensor in state.items() if name.startswith("prior.")}
-    return {name: tensor for name, tensor in state.items() if name not in prior}, prior
+def _resolve(likelihood: Part) -> tuple[str, dict[str, Any]]:
+    """Return the name of a likelihood and all of its options."""
+    return likelihood.name, LIKELIHOODS.resolve(likelihood.name, likelihood.options)
+
+
+def _select(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a state whose names start with `prefix`."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _replace(state: dict[str, Tensor], other: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Replace the tensors of a state whose names start with `prefix` by those of another state."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return kept | _select(other, prefix)
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

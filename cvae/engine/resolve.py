@@ -82,6 +82,11 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         kind = next(iter(options))
         fix = f"remove the option, or add --loss {kind}" if kind in LOSSES else "remove the option"
         raise UsageError(f"--set {kind}.*: this run has no {kind}; {fix}")
+    if config.consistency and architecture.options.get("grid_dropout"):
+        raise UsageError(
+            "--consistency compares the posterior of an image with that of its copy, but arch.grid_dropout drops the "
+            "grids of each of them independently; remove one of the two"
+        )
     part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options, **losses}
     drop_conditions = drop_probability(config, model.conditions) if model.conditions else config.drop_conditions
     training = replace(

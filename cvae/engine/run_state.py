@@ -29,6 +29,7 @@ class RunState:
         best: Lowest bound so far, in nats per image.
         records: Lines of metrics.jsonl.
         seconds: Duration of the run so far.
+        epoch_seconds: Duration of the current epoch so far, 0 at the end of an epoch.
         total_steps: Length of the run.
         minutes: Time budget that the length was derived from, or None.
     """
@@ -37,6 +38,7 @@ class RunState:
     best: float = float("inf")
     records: list[Record] = field(default_factory=list)
     seconds: float = 0.0
+    epoch_seconds: float = 0.0
     total_steps: int = 0
     minutes: float | None = None
 
@@ -105,6 +107,7 @@ class RunCheckpoints:
             if "seconds" not in values:  # written by an older version, which had no time budgets
                 seconds = sum(record.get("seconds", 0.0) for record in values["records"])
                 values |= {"seconds": seconds, "total_steps": 0, "minutes": None}
+            values.setdefault("epoch_seconds", 0.0)  # an older version did not save it
             state = RunState(**{name: values[name] for name in vars(RunState())})
             if self.accelerator.scaler is not None and values["scaler"]:
                 self.accelerator.scaler.load_state_dict(values["scaler"])

@@ -189,6 +189,7 @@ class Trainer:
         steps, first = len(self.batches), self.state.step
         epoch, position = divmod(first, steps)
         started = saved = time.monotonic()
+        earlier = self.state.epoch_seconds  # time of the epoch before an interruption
         self.training_step.model.train()
         for batch in self.training_step.epoch_batches(epoch, position):
             self._train_step(*batch)
@@ -202,7 +203,7 @@ class Trainer:
             if any_process(self.accelerator, due or save, self.state.step):
                 self._raise_if_diverged()
             if any_process(self.accelerator, save, self.state.step):
-                self._save_checkpoint()
+                self._save_checkpoint(earlier + time.monotonic() - started)
                 saved = time.monotonic()
                 self._stop_if_requested()
         self._raise_if_diverged()
@@ -216,7 +217,7 @@ class Trainer:
             "train": self.training_step.means(),
             **({"losses": self.training_step.image_loss_means()} if self.config.training.losses else {}),
             "learning_rate": self.training_step.learning_rate(self.state.step - 1),
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(earlier + time.monotonic() - started, 3),
             "images_per_second": round(self._images_per_second(first, started), 1),
         }
         if skipped := self.state.step - done - round(float(self.training_step.sums[-1])):
@@ -362,8 +363,8 @@ class Trainer:
             self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
 
-    def _save_checkpoint(self) -> None:
-        self.state.seconds = self.pace.seconds
+    def _save_checkpoint(self, epoch_seconds: float = 0.0) -> None:
+        self.state.seconds, self.state.epoch_seconds = self.pace.seconds, epoch_seconds
         self.checkpoints.save(self.state)
 
     def _prepare_folder(self) -> None:

@@ -25,7 +25,8 @@ class Discriminator(nn.Module):
 
     Args:
         channels: number of image channels C.
-        layers: maximum number of convolutions of stride 2. Images smaller than 16 pixels get fewer.
+        layers: maximum number of convolutions of stride 2. There are fewer if the side of the images is less than
+            2 ** (layers + 2) pixels.
         width: number of channels of the first layer; each layer doubles it.
         side: length of the shorter side of the images, in pixels.
     """
@@ -66,9 +67,9 @@ class Adversarial(ImageLoss):
         weight: norm of the gradient at the decoder's output, relative to that of the distortion.
         start: number of steps before the loss affects the model, while the discriminator is already trained.
         random_weight: weight of images that are decoded from random noise, relative to reconstructions.
-        layers: number of convolutions of stride 2 in the discriminator. Its patches have a side of 26 pixels with two,
-            and 54 pixels with three.
-        width: number of channels of its first layer; each layer doubles it.
+        layers: maximum number of convolutions of stride 2 in the discriminator. Its patches have a side of 26 pixels
+            with two, which take images of at least 16 pixels, and 54 pixels with three, which take 32.
+        width: number of channels of its first layer, rounded down to a multiple of 4; each layer doubles it.
         lr: learning rate of the discriminator.
     """
 

@@ -1,8 +1,9 @@
 """Conditioning of a network on the embedding of its conditions.
 
 A conditioning method creates three types of layers, which are called with (features, condition). `linear(in, out)`
-creates a fully connected layer, and `convolution(in, out, size)` a convolution next to a grid of latents; both may also
-depend on the condition. `modulation(channels)` creates a layer that may adapt the features of a block to the condition.
+creates a fully connected layer, and `convolution(in, out, size)` creates a convolution that maps features to a grid of
+latents, or back. Both may also depend on the condition. `modulation(channels)` creates a layer that may adapt the
+features of a block to the condition.
 An architecture therefore does not need to know how the condition is used, or whether the model has any. The condition
 is an embedding (B, E) float32 (see `cvae.models.conditions`), or (B,) int64, indices that stand for one-hot vectors of
 E features.
@@ -72,21 +73,20 @@ class ConditionLinear(nn.Module):
         return self.linear(features) + self.table(condition)  # (B, in) -> (B, out)
 
 
-class ConditionConvolution(nn.Module):
+class ConditionConvolution(PlainConvolution):
     """Convolution over the channels of [features, condition], computed as convolution(features) + condition @ table.
 
     The condition is the same at every position, so one weight for each pair of channels is enough.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, condition_features: int) -> None:
-        super().__init__()
-        self.convolution = PlainConvolution(in_channels, out_channels, size)
+        super().__init__(in_channels, out_channels, size)
         self.table = Table(condition_features, out_channels)
         bound = (in_channels * size**2 + condition_features) ** -0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
 
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        return self.convolution(features) + self.table(condition)[..., None, None]  # (B, out, h, w) + (B, out, 1, 1)
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(features) + self.table(condition)[..., None, None]  # (B, out, h, w) + (B, out, 1, 1)
 
 
 class NoModulation(nn.Identity):
@@ -151,7 +151,7 @@ class FiLM(Concat):
     """
 
     def convolution(self, in_channels: int, out_channels: int, size: int) -> nn.Module:
-        return PlainConvolution(in_channels, out_channels, size)  # the blocks next to it are modulated
+        return PlainConvolution(in_channels, out_channels, size)  # modulation is enough
 
     def modulation(self, channels: int) -> nn.Module:
         return FeatureModulation(channels, self.features)
@@ -168,10 +168,9 @@ def add_conditions(weights: Mapping[str, Tensor], network: nn.Module) -> dict[st
     """
     weights = dict(weights)
     for name, module in network.named_modules():
-        if isinstance(module, ConditionLinear | ConditionConvolution):
-            layer = "linear" if isinstance(module, ConditionLinear) else "convolution"
+        if isinstance(module, ConditionLinear):
             for key in {f"{name}.weight", f"{name}.bias"} & weights.keys():
-                weights[f"{name}.{layer}.{key.rpartition('.')[2]}"] = weights.pop(key)
+                weights[f"{name}.linear.{key.rpartition('.')[2]}"] = weights.pop(key)
         elif isinstance(module, Table):
             weights[f"{name}.weight"] = torch.zeros_like(module.weight)
     # The embedding of the conditions has no weights, but constant buffers.

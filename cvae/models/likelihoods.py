@@ -131,6 +131,10 @@ class OptimalGaussian(Gaussian):
 
     Rybkin, Daniilidis & Levine 2021, "sigma-VAE", eq. 6, https://arxiv.org/abs/2006.13202. Evaluation uses the running
     average from training, because a value computed from the evaluated images would leak information about them.
+
+    Args:
+        image_channels: number of image channels C.
+        sigma: running average before the first step.
     """
 
     momentum = 0.1

@@ -19,7 +19,7 @@ from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
 
 ConditionValues = Tensor | Mapping[str, Tensor]
-"""ConditionValues of the conditions of a batch, or the inputs of an exported graph by name."""
+"""Values of the conditions of a batch, or the inputs of an exported graph by name."""
 
 
 class Posterior(NamedTuple):

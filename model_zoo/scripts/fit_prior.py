@@ -95,16 +95,15 @@ def fit_prior(training: TrainConfig, samples: int, steps: int, lr: float) -> tup
         raise UsageError(f"the prior {config.model.prior.name!r} has no weights; choose a model with a learned prior")
     values = condition_rows(dataset.train)
     rows = None if values is None or model.conditions is None else torch.from_numpy(values)
-    latents = []
+    latents, conditions = [], []
     for number in range(samples):
         print(f"encoding: pass {number + 1} of {samples}", flush=True)
-        latents.append(encode(model, dataset.train, rows, config.training))
-    if rows is not None:
-        assert model.conditions is not None
-        rows = torch.cat([rows] * samples)
-        random = torch.rand(len(rows), len(config.model.conditions))
-        rows = model.conditions.drop(rows, random, config.training.drop_conditions or 0)
-    model.prior = train_prior(model, torch.cat(latents), rows, steps, lr)
+        if rows is not None:
+            assert model.conditions is not None
+            random = torch.rand(len(rows), len(config.model.conditions))
+            conditions.append(model.conditions.drop(rows, random, config.training.drop_conditions or 0))
+        latents.append(encode(model, dataset.train, conditions[-1] if conditions else None, config.training))
+    model.prior = train_prior(model, torch.cat(latents), torch.cat(conditions) if conditions else None, steps, lr)
     return model, config
 
 

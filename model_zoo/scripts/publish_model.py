@@ -141,7 +141,9 @@ def make_card(run: Path, machine: str, evaluate_flags: str = "") -> str:
     export += f" --license {shlex.quote(options['license'])}" if "license" in options else ""
     retrain = "\n".join(list_commands(name))
     objective = f"objective {' and loss '.join([training.objective, *training.losses])}, "
-    saved_epoch = "the last epoch" if training.losses else "the epoch with the best validation bound"
+    saved_epoch = (
+        "the last epoch" if training.losses or not training.validation else "the epoch with the best validation bound"
+    )
     if training.init is not None:
         objective = f"initialized from {training.init}, {objective}"
     shown = f"Eight {subject.images} of each class," if spec.classes else subject.images.capitalize()

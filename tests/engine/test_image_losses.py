@@ -17,7 +17,7 @@ from cvae.engine import resume, train
 from cvae.engine import step as step_module
 from cvae.engine import trainer as trainer_module
 from cvae.engine.checkpoint import load_checkpoint
-from cvae.engine.image_losses import ImageLosses
+from cvae.engine.image_losses import ImageLosses, decode_noise
 from cvae.engine.resolve import configure
 from cvae.engine.trainer import Trainer
 from cvae.engine.validation import Validator
@@ -60,6 +60,29 @@ def test_note_says_that_a_loss_starts_after_the_last_step(start, count):
     notes = losses.prepare(load_dataset(QUICK))
     note = "--loss adversarial has no effect: the run has 100 steps, and adversarial.start is 100; lower it with "
     assert sum(text.startswith(note) for text in notes) == count
+
+
+def test_there_is_no_such_note_while_the_length_of_a_run_is_a_guess():
+    config = replace(QUICK, losses=("adversarial",), options={**QUICK.options, "adversarial": {"start": 5000}})
+    config = replace(config, epochs=None, minutes=1.0)
+    dataset = load_dataset(config)
+    losses = ImageLosses(configure(config, dataset), dataset, Accelerator(cpu=True), total_steps=100)
+    assert not any("has no effect" in note for note in losses.prepare(dataset))
+
+
+def test_random_images_are_decoded_in_evaluation_mode_and_frozen_modules_stay_in_it():
+    config = replace(QUICK, prior="flow-matching", options={**QUICK.options, "prior": {"dropout": 0.5, "hidden": 8}})
+    config = configure(config, load_dataset(config))
+    torch.manual_seed(0)
+    model = build(config.model).train()
+    torch.nn.init.normal_(model.prior.velocity.leave.weight)
+    frozen = next(model.decoder.children()).eval()
+    modes = [module.training for module in model.modules()]
+    noise, label = torch.randn(5, model.latent_dim), torch.arange(5)
+    params = decode_noise(model, noise, label)
+    assert [module.training for module in model.modules()] == modes and not frozen.training
+    with torch.no_grad():
+        torch.testing.assert_close(model.likelihood.mean(params), model.eval().decode(noise, label))
 
 
 @pytest.mark.parametrize("likelihood", [*LIKELIHOODS])

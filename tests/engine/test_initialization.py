@@ -1,10 +1,17 @@
 """Initial weights of a run."""
 
-import numpy as np
-import torch
+import math
+from dataclasses import replace
 
-from cvae.data import Split
-from cvae.engine import initialization
+import numpy as np
+import pytest
+import torch
+from engine_helpers import QUICK, load_weights
+
+from cvae.data import Split, load_dataset
+from cvae.engine import initialization, train
+from cvae.engine.resolve import configure
+from cvae.models import build
 
 
 def test_mean_image_is_that_of_the_first_images_and_is_read_in_parts(monkeypatch):
@@ -22,3 +29,31 @@ def test_mean_image_is_that_of_the_first_images_and_is_read_in_parts(monkeypatch
     mean = initialization._mean_image(Split(images=images.view(Images)))
     assert sizes == [30, 30, 30, 10]
     assert torch.equal(mean, torch.from_numpy(images[:100].mean(0) / 255).float())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("trained", "new", "sigma"),
+    [
+        ({"sigma": 0.1}, {"sigma": 0.5}, 0.5),
+        ({"sigma": 0.3}, {"sigma": 0.3}, 0.3),
+        ("gaussian-learned", {"sigma": 0.2}, 0.2),
+        ("gaussian-learned", "gaussian-learned", None),  # that of the trained model
+    ],
+)
+def test_initialized_model_has_the_standard_deviation_of_its_likelihood(tmp_path, trained, new, sigma):
+    def gaussian(likelihood):
+        name, options = (likelihood, {}) if isinstance(likelihood, str) else ("gaussian", likelihood)
+        return replace(QUICK, epochs=1, likelihood=name, options={**QUICK.options, "likelihood": options})
+
+    run = train(gaussian(trained), tmp_path / "run", quiet=True)
+    config = replace(gaussian(new), init=str(run))
+    dataset = load_dataset(config)
+    config = configure(config, dataset)
+    model = build(config.model)
+    initialization.initialize([model], config, dataset.train)
+    weights = load_weights(run)
+    expected = weights["likelihood.log_sigma"] if sigma is None else torch.tensor(math.log(sigma))
+    torch.testing.assert_close(model.likelihood.log_sigma.detach(), expected)
+    others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("likelihood.")}
+    assert others and all(torch.equal(tensor, weights[name]) for name, tensor in others.items())

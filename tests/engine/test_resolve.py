@@ -122,6 +122,14 @@ def test_warmup_of_a_short_run_is_a_twentieth_of_its_steps(epochs, warmup, expec
     assert configure(config, replace(dataset, train=train)).training.warmup == expected
 
 
+def test_consistency_is_rejected_if_grids_are_dropped_independently():
+    options = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
+    config = replace(QUICK, arch="ladder", size=16, options=options)
+    configure(config, load_dataset(config))
+    with pytest.raises(UsageError, match=r"--consistency compares .* arch\.grid_dropout drops"):
+        configure(replace(config, consistency=0.1), load_dataset(config))
+
+
 def test_options_of_an_unused_part_are_rejected():
     with pytest.raises(UsageError, match="conditioning"):
         configure(replace(QUICK, conditional=False, options={"conditioning": {"x": 1}}), load_dataset(QUICK))

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,22 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
         for name in ("full", "parts")
     ]
     assert metrics[0] == metrics[1]
+
+
+def test_time_of_an_epoch_includes_the_part_before_an_interruption(tmp_path, monkeypatch):
+    step = Trainer._train_step
+
+    def step_and_stop(self, *batch):
+        step(self, *batch)
+        if self.state.step == STEPS + 7:
+            time.sleep(0.5)
+            self.stop.signals.add(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", step_and_stop)
+        with pytest.raises(Interrupted):
+            train(QUICK, tmp_path / "run", quiet=True)
+    assert read_records(resume(tmp_path / "run", quiet=True))[1]["seconds"] > 0.5
 
 
 def test_resume_with_more_epochs_continues_the_run(quick_run, tmp_path):

@@ -129,13 +129,24 @@ def test_grid_of_latents_learns_exports_and_is_local(conditioning, arch):
     a, b = (model.encoder(x, label)[0].view(2, 16, 12) for x in (image, other))
     change = (a - b).abs().amax(0)  # (16, 12)
     assert change[-1, -1] == change.max() > 0 and change[0, 0] == 0
-    if label is not None:
-        noise = torch.randn(1, config.latent_dim)
-        with torch.no_grad():
-            for parameter in model.parameters():  # the modulation of a `resnet` starts as the identity
-                parameter += 0.05 * torch.randn(parameter.shape)
-            assert not torch.allclose(model.decode(noise, label), model.decode(noise, label + 1), atol=1e-6)
-            assert not torch.allclose(model.encode(image, label)[0], model.encode(image, label + 1)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [4, 16])  # with 16, the only feature maps are those of the grid
+@pytest.mark.parametrize("arch", ["conv", "resnet"])
+@pytest.mark.parametrize("conditioning", list(CONDITIONINGS))
+def test_label_reaches_encoder_and_decoder_of_a_grid_of_latents(conditioning, arch, smallest):
+    torch.manual_seed(0)
+    shape = (1, 16, 16)
+    options = {"width": 4, "max_width": 8, "smallest": smallest, "latent_channels": 2}
+    config = model_config(arch, shape, labels=True, conditioning=conditioning, **options)
+    model = build(replace(config, latent_dim=count_latents(config.architecture, shape, 5))).eval()
+    image, noise = torch.rand(1, *shape), torch.randn(1, model.latent_dim)
+    a, b = torch.tensor([0]), torch.tensor([1])
+    with torch.no_grad():
+        for parameter in model.parameters():  # some start as zero
+            parameter += 0.1 * torch.randn(parameter.shape)
+        assert not torch.allclose(model.decode(noise, a), model.decode(noise, b), atol=1e-4)
+        assert not torch.allclose(model.encode(image, a)[0], model.encode(image, b)[0], atol=1e-4)
 
 
 def test_dimension_of_spatial_latent_must_be_a_multiple_of_its_positions():
@@ -157,6 +168,18 @@ def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
     config = grid_config((3, 33, 47))  # 17 x 24 (too large for latents), 9 x 12 and 5 x 6 (grids), 3 x 3 (vectors)
     assert config.latent_dim == 5 + 2 * 3 * (9 * 12 + 5 * 6)
     assert build(config).decoder.groups == (3, 2, 90, 90, 324, 324)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smallest": 8, "latent_channels": 2}, "grids need feature maps with .* lower the option smallest=8"),
+        ({"grid_dropout": 0.5}, "has no effect without grids; set latent_channels"),
+    ],
+)
+def test_ladder_rejects_options_for_grids_that_it_does_not_have(options, message):
+    with pytest.raises(UsageError, match=message):
+        build(model_config("ladder", (1, 16, 16), **options))
 
 
 @pytest.mark.parametrize("option", ["blocks", "patch", "smallest"])
@@ -278,10 +301,10 @@ def test_convolution_sees_the_label_as_further_channels():
     layer = ConditionConvolution(4, 6, 3, condition_features=3)
     x, y = torch.randn(5, 4, 8, 7), torch.tensor([0, 2, 1, 1, 0])
     channels = nn.functional.one_hot(y, 3).float()[..., None, None].expand(5, 3, 8, 7)
-    # A label adds the sum of its kernel, which is thus concentrated in the center here.
+    # The table acts as a kernel of size 1, so it is padded to size 3.
     kernel = nn.functional.pad(layer.table.weight.T[..., None, None], (1, 1, 1, 1))
-    weight = torch.cat([layer.convolution.weight, kernel], 1)
-    expected = nn.functional.conv2d(torch.cat([x, channels], 1), weight, layer.convolution.bias, padding=1)
+    weight = torch.cat([layer.weight, kernel], 1)
+    expected = nn.functional.conv2d(torch.cat([x, channels], 1), weight, layer.bias, padding=1)
     torch.testing.assert_close(layer(x, y), expected)
 
 

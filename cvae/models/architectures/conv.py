@@ -15,7 +15,7 @@ from torch.nn.functional import leaky_relu
 from cvae.errors import UsageError
 from cvae.flags import Interval
 from cvae.models.architectures.layers import Level, count_grid_latents, counts_latents, pyramid, require_positive
-from cvae.models.conditioning import Conditioning
+from cvae.models.conditioning import Conditioning, NoModulation
 
 SLOPE = 0.2
 """Negative slope of LeakyReLU, as in DCGAN."""
@@ -111,6 +111,7 @@ class Decoder(nn.Module):
             self.latent_shape = (latent_channels, *self.smallest[1:])
             self.hidden = None
             self.spread = conditioning.convolution(latent_channels, self.smallest.channels, 3)
+            self.modulation = conditioning.modulation(self.smallest.channels) if len(levels) == 1 else NoModulation()
         else:
             self.hidden = conditioning.linear(latent_dim, hidden)
             self.spread = nn.Linear(hidden, self.smallest.features)
@@ -120,7 +121,7 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         if self.hidden is None:
             features = self.spread(latent.unflatten(1, self.latent_shape), condition)  # (B, Z) -> (B, c, h, w)
-            features = leaky_relu(features, SLOPE)
+            features = leaky_relu(self.modulation(features, condition), SLOPE)
         else:
             features = self.dropout(leaky_relu(self.hidden(latent, condition), SLOPE))  # (B, Z) -> (B, hidden)
             features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)

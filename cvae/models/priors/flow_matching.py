@@ -118,7 +118,8 @@ class FlowMatching(Prior):
         steps: number of steps from noise to latents.
         guidance: weight of the condition: the velocity is v(unknown) + guidance * (v(condition) - v(unknown)), so 1
             means no guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). Bounds are those without guidance.
-        drop_label: probability with which the condition is unknown in training.
+        drop_label: probability with which the condition is unknown in training. Guidance needs it, or
+            `--drop-conditions`.
         dropout: dropout probability in each block.
         smoothing: standard deviation of the normal noise that is added to normalized latents in training. With few
             training images, it prevents the prior from reproducing their latents.
