@@ -23,7 +23,7 @@ def interpolate(
             "--to",
             metavar="PATH|SEED|NAME=VALUE",
             help="Last image: an image file, or the seed of a random one. Or value of a condition at the end, such as "
-            "age=70; may be repeated. [default: 1, or the first image if a condition changes]",
+            "age=70; may be repeated. [default: 1, or the first image if --to changes a condition]",
         ),
     ] = None,
     label: _shared.Label = None,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cvae.conditions import ATTRIBUTES, CATEGORY, KNOWN, Condition, graph_inputs, single_category
+from cvae.conditions import ATTRIBUTES, CATEGORY, KNOWN, LABEL, Condition, graph_inputs, single_category
 
 
 def count_columns(conditions: Sequence[Condition]) -> int:
@@ -57,8 +57,9 @@ def read_rows(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[dict[s
 
 
 def first_category(conditions: Sequence[Condition]) -> tuple[int, Condition]:
-    """Return the first category and its index, of conditions with at least one category."""
-    return next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
+    """Return the category named label, or else the first one, and its index, of conditions with at least one."""
+    categories = [(i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY]
+    return next(((i, category) for i, category in categories if category.name == LABEL), categories[0])
 
 
 def read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[np.ndarray, int]:

@@ -82,7 +82,7 @@ class DataConfig:
     validation: float = flag_field(
         0.1,
         DATA,
-        "Fraction of the training images to hold out for selecting the best weights.",
+        "Fraction of the training images to hold out for selecting the best weights, if the data have no others.",
         interval=Interval(minimum=0, below=1),
         searchable=False,
     )
@@ -95,11 +95,13 @@ class DataConfig:
         canonical=frozenset,
         searchable=False,
     )
-    limit: int | None = flag_field(None, DATA, "Train only on the first N images.", interval=Interval(minimum=1))
+    limit: int | None = flag_field(
+        None, DATA, "Train only on N images, chosen with the seed.", interval=Interval(minimum=1)
+    )
     seed: int = flag_field(
         0,
         OPTIMIZATION,
-        "Seed for the initial weights, the noise, the order of the images and the choice of validation images.",
+        "Seed for the initial weights, the noise, the order of the images, and the choice of images.",
         interval=Interval(minimum=0, maximum=2**32 - 1),
         searchable=False,
     )

@@ -1,12 +1,13 @@
 """Conditions: their checks, their values, and the rows that hold the values."""
 
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from affine_model import AGE, BREED, CONDITIONS, SMILING, TRAITS
 
-from cvae.condition_rows import count_columns, feed, make_rows, read_rows, unknown_rows
+from cvae.condition_rows import count_columns, feed, make_rows, read_category, read_rows, unknown_rows
 from cvae.conditions import RESERVED, Condition, check_conditions, graph_inputs
 from cvae.errors import UsageError
 from cvae.runtime.model import Model
@@ -156,6 +157,19 @@ def test_rows_of_a_single_category_are_indices():
     assert rows.tolist() == [1, 3] and read_rows([BREED], rows)[1].tolist() == [[True], [False]]
     assert {name: array.tolist() for name, array in feed([BREED], rows).items()} == {"breed": [1, 3]}
     assert unknown_rows([BREED], 2).tolist() == [3, 3] and unknown_rows([], 2) is None
+
+
+def test_labels_of_images_with_several_categories_are_those_of_the_category_named_label():
+    label = replace(BREED, name="label", values=("x", "y"))
+    values = {"breed": np.array([2, 0, 1]), "label": np.array([1, 0, 0])}
+    known = np.array([[True, True], [True, True], [True, False]])
+    for conditions, expected in ((BREED, label), [1, 0, 2]), ((label, BREED), [1, 0, 2]):
+        columns = [[condition.name for condition in (BREED, label)].index(condition.name) for condition in conditions]
+        rows = make_rows(conditions, values, known[:, columns])
+        assert read_category(conditions, rows)[0].tolist() == expected
+    other = replace(BREED, name="colour")
+    rows = make_rows((BREED, other), {"breed": np.array([2]), "colour": np.array([1])}, np.array([[True, True]]))
+    assert read_category((BREED, other), rows)[0].tolist() == [2]
 
 
 def test_names_of_arguments_are_reserved():

@@ -104,8 +104,7 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
        With `config.conditional`, splits without labels are left out.
     2. Remove the classes `config.without` from every split.
     3. If there is no validation split, split off the fraction `config.validation` of train, chosen with `config.seed`.
-       The rest of train is shuffled too, so that its first images contain all classes.
-    4. Keep the first `config.limit` images of train.
+    4. Keep `config.limit` images of train, chosen with `config.seed`, since train may be sorted by class.
     5. With `config.binarize`, set each pixel to 255 with probability grey / 255, and to 0 otherwise. Each split is
        sampled once, with `STATIC_SEED`. With "dynamic", train stays grey, and the engine samples every batch again.
 
@@ -127,8 +126,14 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     if config.without:
         dataset = _exclude_classes(dataset, config)
     dataset = replace(dataset, description=describe(dataset))
-    if dataset.validation is None and config.validation > 0:
+    if dataset.validation is not None and config.validation != DataConfig.validation:
+        note = f"--validation {config.validation} has no effect, because the data have validation images of their own"
+        dataset = replace(dataset, notes=[*dataset.notes, note])
+    elif dataset.validation is None and config.validation > 0:
         dataset = _split_validation(dataset, config)
+    elif config.limit is not None and config.limit < len(dataset.train):
+        order = np.random.default_rng(config.seed).permutation(len(dataset.train))
+        dataset = replace(dataset, train=_take(dataset.train, order))
     if config.limit is not None:
         dataset = replace(dataset, train=_take(dataset.train, slice(config.limit)))
     if config.binarize != "none":

@@ -23,7 +23,8 @@ class Centering(nn.Module):
     """Moving averages of the mean inputs of a network's layers, and the conversion of gradients and updates.
 
     Args:
-        network: network to train. Hooks on its layers measure their inputs while it is in training mode.
+        network: network to train. Hooks on its layers measure their inputs while it is in training mode. Layers with
+            frozen parameters are left out.
     """
 
     means: Tensor
@@ -34,6 +35,7 @@ class Centering(nn.Module):
             module
             for module in network.modules()
             if isinstance(module, LAYERS) and module.bias is not None and getattr(module, "groups", 1) == 1
+            if module.weight.requires_grad and module.bias.requires_grad
         ]
         self.layers = tuple(layers)  # a tuple, because the layers belong to the network
         self.sizes = [_by_output(layer, layer.weight).shape[1] for layer in layers]

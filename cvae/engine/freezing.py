@@ -1,6 +1,6 @@
 """Freezing of parameters, so that training changes only the rest of a network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -19,16 +19,23 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         UsageError: If a pattern matches nothing, or the patterns match all parameters.
     """
-    names = [*(name for name, _ in model.named_modules() if name), *(name for name, _ in model.named_parameters())]
+    parameters = dict(model.named_parameters())
+    names = [*(name for name, _ in model.named_modules() if name), *parameters]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             hint = suggest(pattern, [name for name, _ in model.named_children()])
             raise UsageError(f"--freeze {pattern}: no module or parameter has such a name; {hint}")
-        for name, parameter in model.named_parameters():
-            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*"):
-                parameter.requires_grad_(False)
+        if not _matches(pattern, parameters) and _matches(pattern, dict(model.named_buffers())):
+            raise UsageError(f"--freeze {pattern}: this part has no parameters that --freeze could exclude; remove it")
+        for name in _matches(pattern, parameters):
+            parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"--freeze {' --freeze '.join(patterns)} leaves nothing to train; remove one of them")
+
+
+def _matches(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names of tensors that a pattern stands for, or that belong to a module that it stands for."""
+    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
 
 
 def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:

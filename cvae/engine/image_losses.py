@@ -179,7 +179,7 @@ def decode_noise(model: VAE, noise: Tensor, rows: Tensor | None) -> Tensor:
         rows: rows of the conditions (N,) int64 or (N, W), or None.
     """
     condition = model.embed(rows)
-    trained = [module for part in (model.prior, model.decoder) for module in part.modules() if module.training]
+    modules = [module for part in (model.prior, model.decoder) for module in part.modules() if module.training]
     model.prior.eval()
     model.decoder.eval()
     try:
@@ -187,7 +187,7 @@ def decode_noise(model: VAE, noise: Tensor, rows: Tensor | None) -> Tensor:
             latent = model.prior.from_noise(noise, condition)
         params: Tensor = model.decoder(latent, condition)
     finally:
-        for module in trained:  # frozen modules stay in evaluation mode
+        for module in modules:  # frozen modules stay in evaluation mode
             module.training = True
     return params
 

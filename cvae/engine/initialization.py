@@ -1,11 +1,13 @@
 """Initial weights of a run: those of a trained model, or an output layer that fits the mean image."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cvae.conditions import Condition
 from cvae.config import Config
 from cvae.data import Split
 from cvae.engine.checkpoint import load_model
@@ -92,7 +94,15 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
             "and flags that fit, or train without --init"
         ) from error
     notes = [f"the conditions have no effect at first, because {init!r} has none"] * adds_conditions
+    ours, theirs = ([replace(c, optional=True) for c in part.conditions] for part in (config, trained_config.model))
+    if ours and theirs and ours != theirs:
+        notes.append(f"the conditions are {_describe(ours)}; those of {init!r} are {_describe(theirs)}")
     return [*notes, *[f"the prior starts with new weights, because it differs from that of {init!r}"] * has_new_prior]
+
+
+def _describe(conditions: Iterable[Condition]) -> str:
+    """Describe conditions and their values."""
+    return ", ".join(f"{condition.name} {condition.describe()}" for condition in conditions)
 
 
 def _resolve(likelihood: Part) -> tuple[str, dict[str, Any]]:
@@ -107,8 +117,7 @@ def _select(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _replace(state: dict[str, Tensor], other: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Replace the tensors of a state whose names start with `prefix` by those of another state."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
-    return kept | _select(other, prefix)
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)} | _select(other, prefix)
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

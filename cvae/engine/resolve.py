@@ -82,11 +82,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         kind = next(iter(options))
         fix = f"remove the option, or add --loss {kind}" if kind in LOSSES else "remove the option"
         raise UsageError(f"--set {kind}.*: this run has no {kind}; {fix}")
-    if config.consistency and architecture.options.get("grid_dropout"):
-        raise UsageError(
-            "--consistency compares the posterior of an image with that of its copy, but arch.grid_dropout drops the "
-            "grids of each of them independently; remove one of the two"
-        )
+    _check_combinations(config, architecture)
     part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options, **losses}
     drop_conditions = drop_probability(config, model.conditions) if model.conditions else config.drop_conditions
     training = replace(
@@ -105,6 +101,37 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         training=training,
         fingerprint=dataset.fingerprint,
     )
+
+
+def _check_combinations(config: TrainConfig, architecture: Part) -> None:
+    """Check that no option cancels another one, or has no effect because another one is missing.
+
+    Raises:
+        UsageError: If an option does.
+    """
+    if not config.conditional and config.drop_conditions:
+        raise UsageError(
+            f"--drop-conditions {config.drop_conditions:g} has no effect without conditions; add --conditional"
+        )
+    if not config.conditional and config.conditioning != TrainConfig.conditioning:
+        raise UsageError(f"--conditioning {config.conditioning} has no effect without conditions; add --conditional")
+    changes_grey_levels = config.rotate or config.zoom or config.crop < 1 or config.jitter
+    if config.binarize == "static" and changes_grey_levels:
+        raise UsageError(
+            "--binarize static samples pixels before --rotate, --zoom, --crop or --jitter, which make them grey again; "
+            "use --binarize dynamic"
+        )
+    changes_images = changes_grey_levels or config.shift or config.flip or config.binarize == "dynamic"
+    if config.consistency is not None and not changes_images:
+        raise UsageError(
+            f"--consistency {config.consistency:g} compares images with transformed copies, but none of them is "
+            "transformed; add --shift 1, for example"
+        )
+    if config.consistency and architecture.options.get("grid_dropout"):
+        raise UsageError(
+            "--consistency compares the posterior of an image with that of its copy, but arch.grid_dropout drops the "
+            "grids of each of them independently; remove one of the two"
+        )
 
 
 def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition, ...]:

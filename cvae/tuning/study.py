@@ -102,6 +102,10 @@ class Study:
         Without the check, an invalid value would fail only when a later trial tries it. The parameters of the first
         trial are the values of `base` that lie in the search space.
         """
+        if self.base.losses:
+            raise UsageError(
+                f"cvae tune looks for the best bound, which --loss {self.base.losses[0]} makes worse; remove --loss"
+            )
         dataset = load_dataset(self.base)
         if dataset.validation is None:
             raise UsageError(

@@ -69,6 +69,8 @@ class TestLoad:
             and same_split(loaded.validation, own.validation)
             and loaded.test is None
         )
+        note = "--validation 0.5 has no effect, because the data have validation images of their own"
+        assert list(loaded.notes) == [note] and not load_data("toy").notes
 
     def test_too_few_images_to_hold_out_are_rejected(self, toy: Callable[..., str]) -> None:
         assert_load_fails(toy(make_dataset(1, 1)), "--validation 0.1", "--validation 0")
@@ -77,9 +79,20 @@ class TestLoad:
     def test_limit_applies_after_validation_is_held_out(self, toy: Callable[..., str], validation: float) -> None:
         name = toy(make_dataset())
         full, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
-        assert same_split(few.train, Split(images=full.train.images[:7], labels=full.train.labels[:7]))  # type: ignore[index]
+        if validation:
+            assert same_split(few.train, Split(images=full.train.images[:7], labels=full.train.labels[:7]))  # type: ignore[index]
         assert same_split(more.train, full.train) and same_split(few.test, full.test)
         assert validation == 0 or same_split(few.validation, full.validation)
+
+    @pytest.mark.parametrize("has_own", [True, False])
+    def test_limit_chooses_images_of_all_classes_from_sorted_data(self, toy: Callable[..., str], has_own: bool) -> None:
+        full = make_dataset()
+        sorted_train = Split(images=full.train.images, labels=np.arange(200) // 50)
+        own = sorted_train if has_own else None
+        name = toy(Dataset(name="", train=sorted_train, validation=own, classes=tuple("abcd"), data_license=""))
+        first, same, other = (load_data(name, validation=0, limit=60, seed=seed).train for seed in (0, 0, 1))
+        assert np.bincount(first.labels).min() > 0 and len(first) == 60  # type: ignore[arg-type]
+        assert same_split(first, same) and not np.array_equal(first.labels, other.labels)  # type: ignore[arg-type]
 
     def test_classes_can_be_excluded(self, toy: Callable[..., str]) -> None:
         full = make_dataset()

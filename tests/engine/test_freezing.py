@@ -35,6 +35,21 @@ def test_module_without_parameters_can_be_frozen():
     assert trainable(model) == {name for name, _ in model.named_parameters()}
 
 
+def test_part_that_changes_without_parameters_can_not_be_frozen():
+    with pytest.raises(UsageError, match="--freeze likelihood: this part has no parameters"):
+        freeze(build(model_config(likelihood="gaussian-optimal")), ["likelihood"])
+
+
+@pytest.mark.integration
+def test_centering_keeps_frozen_biases(tmp_path):
+    config = replace(QUICK, epochs=1, limit=128)
+    first = train(config, tmp_path / "first", quiet=True)
+    second = train(replace(config, init=str(first), freeze=("*.bias",), center=True), tmp_path / "second", quiet=True)
+    before, after = load_weights(first), load_weights(second)
+    biases = [name for name in before if name.endswith(".bias")]
+    assert biases and all((after[name] == before[name]).all() for name in biases)
+
+
 def test_pattern_without_match_and_nothing_to_train_are_errors():
     model = build(model_config())
     with pytest.raises(UsageError, match=r"--freeze encodr: no module .* 'encoder'"):

@@ -57,3 +57,14 @@ def test_initialized_model_has_the_standard_deviation_of_its_likelihood(tmp_path
     torch.testing.assert_close(model.likelihood.log_sigma.detach(), expected)
     others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("likelihood.")}
     assert others and all(torch.equal(tensor, weights[name]) for name, tensor in others.items())
+
+
+@pytest.mark.integration
+def test_note_names_conditions_of_the_same_number_but_with_other_values(tmp_path):
+    run = train(replace(QUICK, epochs=1, limit=100, without=("3",)), tmp_path / "run", quiet=True)
+    for without, count in (("4",), 1), (("3",), 0):
+        config = replace(QUICK, init=str(run), without=without)
+        dataset = load_dataset(config)
+        config = configure(config, dataset)
+        notes = initialization.initialize([build(config.model)], config, dataset.train)
+        assert sum(note.startswith("the conditions are label category of 9 (0, 1, 2, 3, 5") for note in notes) == count

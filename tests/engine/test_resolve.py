@@ -122,12 +122,29 @@ def test_warmup_of_a_short_run_is_a_twentieth_of_its_steps(epochs, warmup, expec
     assert configure(config, replace(dataset, train=train)).training.warmup == expected
 
 
-def test_consistency_is_rejected_if_grids_are_dropped_independently():
-    options = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
-    config = replace(QUICK, arch="ladder", size=16, options=options)
-    configure(config, load_dataset(config))
-    with pytest.raises(UsageError, match=r"--consistency compares .* arch\.grid_dropout drops"):
-        configure(replace(config, consistency=0.1), load_dataset(config))
+GRID_DROPOUT = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause", "message"),
+    [
+        (
+            {"arch": "ladder", "size": 16, "options": GRID_DROPOUT, "shift": 1},
+            {"consistency": 0.1},
+            r"--consistency compares .* but arch\.grid_dropout drops",
+        ),
+        ({}, {"consistency": 0.0}, "--consistency 0 compares images with transformed copies, but none"),
+        ({"binarize": "static", "shift": 1}, {"rotate": 5.0}, "--binarize static samples pixels before --rotate"),
+        ({"conditional": False}, {"drop_conditions": 0.5}, r"--drop-conditions 0\.5 has no effect .* --conditional"),
+        ({"conditional": False}, {"conditioning": "concat"}, "--conditioning concat has no effect .* --conditional"),
+    ],
+)
+def test_options_that_do_not_work_together_are_rejected(changes, cause, message):
+    config = replace(QUICK, **changes)
+    dataset = load_dataset(config)
+    configure(config, dataset)
+    with pytest.raises(UsageError, match=message):
+        configure(replace(config, **cause), dataset)
 
 
 def test_options_of_an_unused_part_are_rejected():

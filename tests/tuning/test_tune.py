@@ -86,6 +86,12 @@ def test_invalid_range_table_is_rejected(table):
         make_space({"lr": table})
 
 
+def test_losses_are_rejected_because_trials_are_compared_by_the_bound(tmp_path):
+    config = replace(BASE, losses=("adversarial",))
+    with pytest.raises(UsageError, match="cvae tune looks for the best bound, which --loss adversarial makes worse"):
+        Study(config, SPACE, name="s", out=tmp_path)
+
+
 def test_values_set_by_flags_are_not_varied():
     assert "lr" not in default_space(BASE, {"lr"}) and "lr" in default_space(BASE, {"arch"})
     space = default_space(replace(BASE, latent_dim=24, lr=0.5), {"arch"})
