@@ -129,7 +129,7 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     if dataset.validation is not None and config.validation != DataConfig.validation:
         note = f"--validation {config.validation} has no effect, because the data have validation images of their own"
         dataset = replace(dataset, notes=[*dataset.notes, note])
-    elif dataset.validation is None and config.validation > 0:
+    if dataset.validation is None and config.validation > 0:
         dataset = _split_validation(dataset, config)
     elif config.limit is not None and config.limit < len(dataset.train):
         order = np.random.default_rng(config.seed).permutation(len(dataset.train))

@@ -49,7 +49,7 @@ def test_every_flag_reaches_the_config(cvae):
     values = {
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
-        "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo", "losses": [],
+        "binarize": "dynamic", "validation": 0.25, "limit": 64, "objective": "elbo", "losses": [],
         "kl_warmup": 1.5, "epochs": 2, "minutes": None, "batch_size": 16, "patience": 5,
         "optimizer": "adamw", "lr": 2e-3,
         "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
