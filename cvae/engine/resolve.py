@@ -291,5 +291,6 @@ def choose_precision(precision: str, device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "cpu":
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
-        return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+        # Without AMX, an Intel CPU with AVX-512 BF16 multiplies matrices half as fast in bf16 as in fp32 (measured).
+        return "bf16" if capabilities.get("amx_bf16") else "fp32"
     return "fp32"
