@@ -56,7 +56,7 @@ def read_rows(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[dict[s
     return values, rows[:, start:] > 0
 
 
-def first_category(conditions: Sequence[Condition]) -> tuple[int, Condition]:
+def label_category(conditions: Sequence[Condition]) -> tuple[int, Condition]:
     """Return the category named label, or else the first one, and its index, of conditions with at least one."""
     categories = [(i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY]
     return next(((i, category) for i, category in categories if category.name == LABEL), categories[0])
@@ -67,7 +67,7 @@ def read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[np
 
     The index of an unknown value is K.
     """
-    i, category = first_category(conditions)
+    i, category = label_category(conditions)
     values, known = read_rows(conditions, rows)
     count = len(category.values)
     return np.where(known[:, i], values[category.name], count).astype(np.int64), count

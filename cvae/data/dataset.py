@@ -133,7 +133,7 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
         dataset = _split_validation(dataset, config)
     elif config.limit is not None and config.limit < len(dataset.train):
         order = np.random.default_rng(config.seed).permutation(len(dataset.train))
-        dataset = replace(dataset, train=_take(dataset.train, order))
+        dataset = replace(dataset, train=_take(dataset.train, order[: config.limit]))
     if config.limit is not None:
         dataset = replace(dataset, train=_take(dataset.train, slice(config.limit)))
     if config.binarize != "none":

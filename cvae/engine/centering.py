@@ -23,8 +23,7 @@ class Centering(nn.Module):
     """Moving averages of the mean inputs of a network's layers, and the conversion of gradients and updates.
 
     Args:
-        network: network to train. Hooks on its layers measure their inputs while it is in training mode. Layers with
-            frozen parameters are left out.
+        network: network to train. Hooks on its layers measure their inputs while it is in training mode.
     """
 
     means: Tensor
@@ -35,7 +34,6 @@ class Centering(nn.Module):
             module
             for module in network.modules()
             if isinstance(module, LAYERS) and module.bias is not None and getattr(module, "groups", 1) == 1
-            if module.weight.requires_grad and module.bias.requires_grad
         ]
         self.layers = tuple(layers)  # a tuple, because the layers belong to the network
         self.sizes = [_by_output(layer, layer.weight).shape[1] for layer in layers]
@@ -74,7 +72,8 @@ class Centering(nn.Module):
     def convert_updates(self) -> None:
         """Convert the updates of (W, b') to those of (W, b), in place."""
         for (layer, mean), product in zip(self._layers(), self.products, strict=True):
-            layer.bias.add_(product - _product(layer, mean))
+            if layer.weight.requires_grad and layer.bias.requires_grad:
+                layer.bias.add_(product - _product(layer, mean))
 
     def _layers(self) -> list[tuple[Any, Tensor]]:
         return list(zip(self.layers, self.means.split(self.sizes), strict=True))

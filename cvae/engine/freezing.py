@@ -1,6 +1,6 @@
 """Freezing of parameters, so that training changes only the rest of a network."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -25,23 +25,18 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         if not any(fnmatchcase(name, pattern) for name in names):
             hint = suggest(pattern, [name for name, _ in model.named_children()])
             raise UsageError(f"--freeze {pattern}: no module or parameter has such a name; {hint}")
-        if not _matches(pattern, parameters) and _matches(pattern, dict(model.named_buffers())):
-            raise UsageError(f"--freeze {pattern}: this part has no parameters that --freeze could exclude; remove it")
-        for name in _matches(pattern, parameters):
-            parameters[name].requires_grad_(False)
+        for name, parameter in parameters.items():
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*"):
+                parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(f"--freeze {' --freeze '.join(patterns)} leaves nothing to train; remove one of them")
 
 
-def _matches(pattern: str, names: Iterable[str]) -> list[str]:
-    """Return the names of tensors that a pattern stands for, or that belong to a module that it stands for."""
-    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+def frozen_modules(module: nn.Module, patterns: Sequence[str] = ()) -> Iterator[nn.Module]:
+    """Yield the largest modules in which all parameters are frozen, and those without parameters that `patterns` name.
 
-
-def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the largest modules in which all parameters are frozen.
-
-    In training, they must be in evaluation mode: otherwise, the statistics of batch norm would still change.
+    In training, they must be in evaluation mode: otherwise, the statistics of batch norm, or the standard deviation of
+    a likelihood, would still change.
     """
     parameters = [*module.parameters()]
     if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -49,3 +44,6 @@ def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
     else:
         for child in module.children():
             yield from frozen_modules(child)
+    for name, part in module.named_modules():
+        if any(fnmatchcase(name, pattern) for pattern in patterns) and not [*part.parameters()]:
+            yield part

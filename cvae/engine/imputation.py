@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cvae.condition_rows import first_category, read_category
+from cvae.condition_rows import label_category, read_category
 from cvae.config import Config
 from cvae.data import Dataset, Split, condition_rows
 from cvae.engine.processes import copy_from_main
@@ -66,7 +66,7 @@ class LabelClassifier(nn.Module):
         self.steps = min(MAX_STEPS, max(MIN_STEPS, model_steps))
         self.config, self.accelerator = config, accelerator
         self.conditions = config.model.conditions
-        self.index, self.category = first_category(self.conditions)
+        self.index, self.category = label_category(self.conditions)
         channels, height, width = config.model.image_shape
         self.factor = math.ceil(math.sqrt(height * width / MAX_POSITIONS))
         self.network = FeatureClassifier((channels, height, width), len(self.category.values))

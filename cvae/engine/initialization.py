@@ -58,8 +58,8 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
     """Copy the weights of a trained model into models.
 
     A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights, and
-    a likelihood whose name or options differ keeps its initial standard deviation. If only the new models have
-    conditions, these have no effect at first.
+    a likelihood with options that the trained model's likelihood does not have keeps its standard deviation. If only
+    the new models have conditions, these have no effect at first.
 
     Args:
         models: models to initialize.
@@ -74,7 +74,8 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
     """
     trained, trained_config = load_model(find(init))
     adds_conditions = bool(config.conditions) and not trained_config.model.conditions
-    has_new_likelihood = _resolve(trained_config.model.likelihood) != _resolve(config.likelihood)
+    _, options = likelihood = _resolve(config.likelihood)
+    keeps_likelihood = bool(options) and likelihood != _resolve(trained_config.model.likelihood)
     has_new_prior = False
     try:
         for model in models:
@@ -84,7 +85,8 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
             initial = model.state_dict()
             if _shapes(_select(state, "prior.")) != _shapes(_select(initial, "prior.")):
                 state, has_new_prior = _replace(state, initial, "prior."), True
-            if has_new_likelihood:
+            same_names = _select(state, "likelihood.").keys() == _select(initial, "likelihood.").keys()
+            if keeps_likelihood and same_names:
                 state = _replace(state, initial, "likelihood.")
             model.load_state_dict(state)
     except RuntimeError as error:

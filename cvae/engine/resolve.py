@@ -82,7 +82,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         kind = next(iter(options))
         fix = f"remove the option, or add --loss {kind}" if kind in LOSSES else "remove the option"
         raise UsageError(f"--set {kind}.*: this run has no {kind}; {fix}")
-    _check_combinations(config, architecture)
+    _check_combinations(config, model)
     part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options, **losses}
     drop_conditions = drop_probability(config, model.conditions) if model.conditions else config.drop_conditions
     training = replace(
@@ -103,7 +103,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     )
 
 
-def _check_combinations(config: TrainConfig, architecture: Part) -> None:
+def _check_combinations(config: TrainConfig, model: ModelConfig) -> None:
     """Check that no option cancels another one, or has no effect because another one is missing.
 
     Raises:
@@ -111,10 +111,14 @@ def _check_combinations(config: TrainConfig, architecture: Part) -> None:
     """
     if not config.conditional and config.drop_conditions:
         raise UsageError(
-            f"--drop-conditions {config.drop_conditions:g} has no effect without conditions; add --conditional"
+            f"--drop-conditions {config.drop_conditions:g} has no effect without conditions; add --conditional, or "
+            "set it to 0"
         )
     if not config.conditional and config.conditioning != TrainConfig.conditioning:
-        raise UsageError(f"--conditioning {config.conditioning} has no effect without conditions; add --conditional")
+        raise UsageError(
+            f"--conditioning {config.conditioning} has no effect without conditions; add --conditional, or leave it at "
+            f"{TrainConfig.conditioning}"
+        )
     changes_grey_levels = config.rotate or config.zoom or config.crop < 1 or config.jitter
     if config.binarize == "static" and changes_grey_levels:
         raise UsageError(
@@ -127,7 +131,15 @@ def _check_combinations(config: TrainConfig, architecture: Part) -> None:
             f"--consistency {config.consistency:g} compares images with transformed copies, but none of them is "
             "transformed; add --shift 1, for example"
         )
-    if config.consistency and architecture.options.get("grid_dropout"):
+    options = model.architecture.options
+    if options.get("grid_dropout") and not options.get("latent_channels"):
+        raise UsageError("arch.grid_dropout has no effect without grids; set arch.latent_channels, or remove it")
+    if "grid_dropout" in options and options["latent_channels"] and model.latent_dim == config.latent_dim:
+        raise UsageError(
+            "arch.latent_channels has no effect, because no feature maps besides the smallest are small enough for "
+            "grids; lower arch.smallest, or remove it"
+        )
+    if config.consistency and options.get("grid_dropout"):
         raise UsageError(
             "--consistency compares the posterior of an image with that of its copy, but arch.grid_dropout drops the "
             "grids of each of them independently; remove one of the two"

@@ -82,7 +82,7 @@ class TrainingStep:
             # moving average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast`.
             self.bare_model = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.parameters = list(self.model.parameters())
-        self.frozen_modules = list(frozen_modules(self.bare_model))
+        self.frozen_modules = list(frozen_modules(self.bare_model, self.training.freeze))
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
         self.centering = Centering(self.bare_model) if self.training.center else None

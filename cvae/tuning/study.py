@@ -104,7 +104,7 @@ class Study:
         """
         if self.base.losses:
             raise UsageError(
-                f"cvae tune looks for the best bound, which --loss {self.base.losses[0]} makes worse; remove --loss"
+                f"cvae tune looks for the best bound, which --loss {self.base.losses[0]} makes worse; train without it"
             )
         dataset = load_dataset(self.base)
         if dataset.validation is None:

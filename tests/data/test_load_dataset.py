@@ -81,7 +81,7 @@ class TestLoad:
         full, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
         if validation:
             assert same_split(few.train, Split(images=full.train.images[:7], labels=full.train.labels[:7]))  # type: ignore[index]
-        assert same_split(more.train, full.train) and same_split(few.test, full.test)
+        assert same_split(more.train, full.train) and same_split(few.test, full.test) and len(few.train) == 7
         assert validation == 0 or same_split(few.validation, full.validation)
 
     @pytest.mark.parametrize("has_own", [True, False])

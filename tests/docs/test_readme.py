@@ -53,8 +53,9 @@ def shown_outputs(path: Path) -> dict[str, list[str]]:
 
 def normalize(line: str) -> str:
     """Replace everything in a line of output that depends on the machine, the seed or the number of epochs."""
+    line = re.sub(r"\b(bf16|fp32)\b", "PRECISION", line)  # before the numbers, because it contains one
     line = NUMBER.sub("#", line).replace("# epochs of", "# epoch of")
-    return " ".join(re.sub(r"\b(bf16|fp32)\b", "PRECISION", line).replace(" * ", " ").split())
+    return " ".join(line.replace(" * ", " ").split())
 
 
 def use_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:

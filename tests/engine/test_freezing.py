@@ -35,9 +35,14 @@ def test_module_without_parameters_can_be_frozen():
     assert trainable(model) == {name for name, _ in model.named_parameters()}
 
 
-def test_part_that_changes_without_parameters_can_not_be_frozen():
-    with pytest.raises(UsageError, match="--freeze likelihood: this part has no parameters"):
-        freeze(build(model_config(likelihood="gaussian-optimal")), ["likelihood"])
+@pytest.mark.integration
+@pytest.mark.parametrize(("freeze", "changes"), [(("likelihood",), False), ((), True)])
+def test_frozen_standard_deviation_stays_though_it_is_not_a_parameter(tmp_path, freeze, changes):
+    config = replace(QUICK, epochs=1, limit=128, likelihood="gaussian-optimal")
+    first = train(config, tmp_path / "first", quiet=True)
+    second = train(replace(config, init=str(first), freeze=freeze), tmp_path / "second", quiet=True)
+    before, after = (load_weights(run)["likelihood.log_sigma"] for run in (first, second))
+    assert (before != after) == changes
 
 
 @pytest.mark.integration

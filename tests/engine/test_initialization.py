@@ -11,6 +11,7 @@ from engine_helpers import QUICK, load_weights
 from cvae.data import Split, load_dataset
 from cvae.engine import initialization, train
 from cvae.engine.resolve import configure
+from cvae.errors import UsageError
 from cvae.models import build
 
 
@@ -39,6 +40,7 @@ def test_mean_image_is_that_of_the_first_images_and_is_read_in_parts(monkeypatch
         ({"sigma": 0.3}, {"sigma": 0.3}, 0.3),
         ("gaussian-learned", {"sigma": 0.2}, 0.2),
         ("gaussian-learned", "gaussian-learned", None),  # that of the trained model
+        ("gaussian-optimal", "gaussian-learned", None),
     ],
 )
 def test_initialized_model_has_the_standard_deviation_of_its_likelihood(tmp_path, trained, new, sigma):
@@ -68,3 +70,14 @@ def test_note_names_conditions_of_the_same_number_but_with_other_values(tmp_path
         config = configure(config, dataset)
         notes = initialization.initialize([build(config.model)], config, dataset.train)
         assert sum(note.startswith("the conditions are label category of 9 (0, 1, 2, 3, 5") for note in notes) == count
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("trained", "new"), [("bernoulli", "gaussian"), ("gaussian", "bernoulli")])
+def test_another_likelihood_without_the_same_parameters_does_not_fit(tmp_path, trained, new):
+    run = train(replace(QUICK, epochs=1, limit=100, likelihood=trained), tmp_path / "run", quiet=True)
+    config = replace(QUICK, init=str(run), likelihood=new)
+    dataset = load_dataset(config)
+    config = configure(config, dataset)
+    with pytest.raises(UsageError, match=f"does not fit this run: likelihood {trained} vs. {new}"):
+        initialization.initialize([build(config.model)], config, dataset.train)

@@ -133,6 +133,12 @@ GRID_DROPOUT = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
             {"consistency": 0.1},
             r"--consistency compares .* but arch\.grid_dropout drops",
         ),
+        ({"arch": "ladder", "options": {}}, {"options": {"arch": {"grid_dropout": 0.5}}}, r"arch\.grid_dropout has no"),
+        (
+            {"arch": "ladder", "options": {"arch": {"smallest": 2, "latent_channels": 2}}},
+            {"options": {"arch": {"smallest": 4, "latent_channels": 2}}},
+            r"arch\.latent_channels has no effect, .* lower arch\.smallest",
+        ),
         ({}, {"consistency": 0.0}, "--consistency 0 compares images with transformed copies, but none"),
         ({"binarize": "static", "shift": 1}, {"rotate": 5.0}, "--binarize static samples pixels before --rotate"),
         ({"conditional": False}, {"drop_conditions": 0.5}, r"--drop-conditions 0\.5 has no effect .* --conditional"),

@@ -170,18 +170,6 @@ def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
     assert build(config).decoder.groups == (3, 2, 90, 90, 324, 324)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"smallest": 8, "latent_channels": 2}, "grids need feature maps with .* lower the option smallest=8"),
-        ({"grid_dropout": 0.5}, "has no effect without grids; set latent_channels"),
-    ],
-)
-def test_ladder_rejects_options_for_grids_that_it_does_not_have(options, message):
-    with pytest.raises(UsageError, match=message):
-        build(model_config("ladder", (1, 16, 16), **options))
-
-
 @pytest.mark.parametrize("option", ["blocks", "patch", "smallest"])
 def test_option_of_the_ladder_is_checked_before_its_latents_are_counted(option):
     with pytest.raises(UsageError, match=f"option {option}=0 must be at least 1"):

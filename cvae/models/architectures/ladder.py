@@ -296,13 +296,6 @@ def ladder(
     require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     counts = blocks_per_level(len(levels), blocks, smallest_blocks)
-    if latent_channels and not count_rung_latents(levels[::-1], counts[::-1], latent_channels):
-        raise UsageError(
-            f"option latent_channels={latent_channels}: grids need feature maps with a side of at most "
-            f"{MAX_LATENT_SIDE} positions besides the smallest maps; lower the option smallest={smallest}"
-        )
-    if grid_dropout and not latent_channels:
-        raise UsageError(f"option grid_dropout={grid_dropout} has no effect without grids; set latent_channels")
     shape = (param_channels, *image_shape[1:])
     return (
         BottomUp(image_shape[0], levels, counts, patch, conditioning),
