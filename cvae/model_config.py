@@ -1,6 +1,6 @@
 """Description from which a network can be rebuilt, and comparison of two networks. Does not import torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,11 @@ def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
     return differences
 
 
+def describe_values(conditions: Iterable[Condition]) -> str:
+    """Describe conditions with their kinds and values in one line."""
+    return ", ".join(f"{condition.name} {condition.describe()}" for condition in conditions)
+
+
 def _describe_conditions(first: ModelConfig, second: ModelConfig) -> list[str]:
     """Describe how the inputs of two networks for their conditions differ."""
     if not first.conditions:
@@ -103,5 +108,5 @@ def _describe_conditions(first: ModelConfig, second: ModelConfig) -> list[str]:
     counts = [None if config.classes is None else len(config.classes) for config in configs]
     if None not in counts:
         return [f"{counts[0]} vs. {counts[1]} classes"] if counts[0] != counts[1] else []
-    texts = [", ".join(f"{c.name} {c.describe()}" for c in config.conditions) for config in configs]
+    texts = [describe_values(config.conditions) for config in configs]
     return [] if first.conditions == second.conditions else [f"{texts[0]} vs. {texts[1]}"]

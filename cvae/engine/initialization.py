@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvae.conditions import Condition
 from cvae.config import Config
 from cvae.data import Split
 from cvae.engine.checkpoint import load_model
 from cvae.errors import UsageError
-from cvae.model_config import ModelConfig, Part, describe_differences
+from cvae.model_config import ModelConfig, Part, describe_differences, describe_values
 from cvae.models import VAE
 from cvae.models.conditioning import add_conditions
 from cvae.models.vae import initialize_output
@@ -98,13 +97,8 @@ def _copy_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> list
     notes = [f"the conditions have no effect at first, because {init!r} has none"] * adds_conditions
     ours, theirs = ([replace(c, optional=True) for c in part.conditions] for part in (config, trained_config.model))
     if ours and theirs and ours != theirs:
-        notes.append(f"the conditions are {_describe(ours)}; those of {init!r} are {_describe(theirs)}")
+        notes.append(f"the conditions are {describe_values(ours)}; those of {init!r} are {describe_values(theirs)}")
     return [*notes, *[f"the prior starts with new weights, because it differs from that of {init!r}"] * has_new_prior]
-
-
-def _describe(conditions: Iterable[Condition]) -> str:
-    """Describe conditions and their values."""
-    return ", ".join(f"{condition.name} {condition.describe()}" for condition in conditions)
 
 
 def _resolve(likelihood: Part) -> tuple[str, dict[str, Any]]:

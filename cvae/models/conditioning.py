@@ -3,10 +3,9 @@
 A conditioning method creates three types of layers, which are called with (features, condition). `linear(in, out)`
 creates a fully connected layer, and `convolution(in, out, size)` creates a convolution that maps features to a grid of
 latents, or back. Both may also depend on the condition. `modulation(channels)` creates a layer that may adapt the
-features of a block to the condition.
-An architecture therefore does not need to know how the condition is used, or whether the model has any. The condition
-is an embedding (B, E) float32 (see `cvae.models.conditions`), or (B,) int64, indices that stand for one-hot vectors of
-E features.
+features of a block to the condition. An architecture therefore does not need to know how the condition is used, or
+whether the model has any. The condition is an embedding (B, E) float32 (see `cvae.models.conditions`), or (B,) int64,
+indices that stand for one-hot vectors of E features.
 """
 
 from collections.abc import Mapping
