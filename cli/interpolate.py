@@ -23,7 +23,7 @@ def interpolate(
             "--to",
             metavar="PATH|SEED|NAME=VALUE",
             help="Last image: an image file, or the seed of a random one. Or value of a condition at the end, such as "
-            "age=70; may be repeated. [default: 1, or the first image if --to changes a condition]",
+            "age=70; may be repeated. [default: 1, or the first image if a label or condition changes]",
         ),
     ] = None,
     label: _shared.Label = None,
@@ -76,7 +76,7 @@ def interpolate(
     Examples:
       cvae interpolate --from 0 --to 1
       cvae interpolate --from three.png --to eight.png --out strip.png
-      cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
+      cvae interpolate --digit 3 --to-label 8 --steps 24 --out loop.gif
       cvae interpolate runs/faces --condition age=20 --to age=70
     """
     image_results.check_image_path(out)

@@ -213,7 +213,8 @@ def interpolate(
         model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
             the zoo's default model.
         start: First image: the seed (int) of a random one, an image file, a Pillow image or an array.
-        end: Last image, like `start`; None for the seed 1 or, with `to_conditions`, for `start`.
+        end: Last image, like `start`; None for the seed 1 or, if a label or condition changes, for
+            `start`.
         label: Class, by name. By default, an image has the class that explains it best, and an interpolation between
             seeds has one row of images per class.
         digit: Same as `label`, for models of digits.

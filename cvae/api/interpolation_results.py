@@ -52,24 +52,23 @@ def make_interpolation(
     from cvae.runtime.inference import explain
     from cvae.runtime.interpolate import interpolate_rows, read_stop
 
-    is_change = end is None and bool(to_conditions)
-    end = (start if is_change else 1) if end is None else end
-    inputs = [start, *(via or []), end]
-    for stop in inputs:
+    for stop in (start, *(via or []), 1 if end is None else end):
         if not isinstance(stop, int):
             arguments.check_image_files(stop)
     decoder = arguments.open_model(model, device, note)
     spec = decoder.spec
-    names = [str(stop) if isinstance(stop, int | str | Path) else f"image {i}" for i, stop in enumerate(inputs, 1)]
     first = choose_value(spec, conditions, extrapolate=extrapolate, label=label, digit=digit, label_index=label_index)
     changes = choose_value(
         spec, to_conditions, option="--to", extrapolate=extrapolate, to_label=to_label, to_label_index=to_label_index
     )
+    is_change = end is None and any(first.get(name) != value for name, value in changes.items())
     if is_change and isinstance(start, int) and (missing := [name for name in changes if name not in first]):
-        raise UsageError(
-            f"--to sets {missing[0]} at the end, but it is not set at the start; set it with --condition "
-            f"{missing[0]}=VALUE"
-        )
+        is_label = spec.category is not None and spec.category.name == missing[0]
+        flag = "--label NAME" if is_label else f"--condition {missing[0]}=VALUE"
+        raise UsageError(f"{missing[0]} is set at the end, but not at the start; set it with {flag}")
+    end = (start if is_change else 1) if end is None else end
+    inputs = [start, *(via or []), end]
+    names = [str(stop) if isinstance(stop, int | str | Path) else f"image {i}" for i, stop in enumerate(inputs, 1)]
     stops = [
         read_stop(decoder, stop if isinstance(stop, int) else arguments.read_image(stop, decoder, note))
         for stop in inputs

@@ -152,9 +152,18 @@ def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: 
         from cvae.evaluation.run_scorer import RunScorer
 
         return RunScorer(path, device, precision), find_data_config(path, "")
+    from cvae.config import TrainConfig
     from cvae.evaluation.exported_scorer import ExportedScorer
+    from cvae.flags import check_values
     from cvae.runtime import load
 
+    check_values(TrainConfig, {"precision": precision})
+    if precision in ("bf16", "fp16"):
+        if exported:
+            raise UsageError(
+                f"--precision {precision} is a setting of torch, but exported files run in fp32; remove it"
+            )
+        arguments.send(note, f"exported files run in fp32, so --precision {precision} has no effect")
     model = load(path, device=device)
     if note is not None and (model.spec.prior != "normal" or model.spec.architecture == "ladder"):
         note("exported files only approximate the posterior, so these bounds are far looser than those of the run")

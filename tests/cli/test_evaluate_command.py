@@ -68,6 +68,7 @@ def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
         (["--binarize", "yes"], 2, "'yes'"),
         (["--features", "mnits"], 2, "'mnits'"),
         (["--precision", "bf61"], 2, "'bf61'"),
+        (["--exported", "--precision", "bf16"], 2, "--precision bf16"),
         (["--device", "tpu"], 2, "'tpu'"),
         (["--lpips"], 2, "LPIPS takes grey or colour images of at least 16x16 pixels"),  # the digits have 8x8
         (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),

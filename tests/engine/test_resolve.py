@@ -56,10 +56,20 @@ def test_compile_is_enabled_for_long_runs_if_torch_can_compile(monkeypatch):
         choose_compile(True, 10, "cpu")
 
 
-def test_auto_precision_is_bf16_if_the_cpu_has_amx(monkeypatch):
-    for feature, expected in [("amx_bf16", "bf16"), ("avx512_bf16", "fp32"), ("avx2", "fp32")]:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True}, raising=False)
-        assert choose_precision("auto", "cpu") == expected
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"amx_bf16": True, "cpu_name": "Intel(R) Xeon(R) Processor"}, "bf16"),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R) Processor"}, "fp32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9B45"}, "bf16"),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC 7763"}, "fp32"),
+        ({"avx512_bf16": True}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_precision_is_the_faster_one_on_the_cpu(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_precision("auto", "cpu") == expected
 
 
 @pytest.mark.slow
@@ -122,7 +132,8 @@ def test_warmup_of_a_short_run_is_a_twentieth_of_its_steps(epochs, warmup, expec
     assert configure(config, replace(dataset, train=train)).training.warmup == expected
 
 
-GRID_DROPOUT = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
+GRIDS = {"width": 4, "latent_channels": 2}
+GRID_DROPOUT = {"arch": {**GRIDS, "grid_dropout": 0.5}, "prior": {"dims": 4}}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +145,16 @@ GRID_DROPOUT = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}}
             r"--consistency compares .* but arch\.grid_dropout drops",
         ),
         ({"arch": "ladder", "options": {}}, {"options": {"arch": {"grid_dropout": 0.5}}}, r"arch\.grid_dropout has no"),
+        (
+            {"arch": "ladder", "size": 16, "options": GRID_DROPOUT},
+            {"options": {**GRID_DROPOUT, "prior": {}}},
+            r"the prior 'flow' would learn; set prior\.dims=4",
+        ),
+        (
+            {"objective": "iwae", "losses": ("perceptual",), "options": {"objective": {"dreg": False}}},
+            {"options": {"objective": {"dreg": True}}},
+            r"objective\.dreg=true weights all gradients .* --loss perceptual",
+        ),
         (
             {"arch": "ladder", "options": {"arch": {"smallest": 2, "latent_channels": 2}}},
             {"options": {"arch": {"smallest": 4, "latent_channels": 2}}},

@@ -12,9 +12,8 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from cvae.errors import UsageError
 from cvae.flags import Interval
-from cvae.models.architectures.layers import Level, count_grid_latents, counts_latents, pyramid, require_positive
+from cvae.models.architectures.layers import Level, count_grid_latents, counts_latents, pyramid
 from cvae.models.conditioning import Conditioning, NoModulation
 
 SLOPE = 0.2
@@ -137,12 +136,12 @@ def conv(
     param_channels: int,
     conditioning: Conditioning,
     *,
-    width: int = 32,
-    max_width: int = 128,
-    hidden: int = 256,
-    dropout: float = 0.0,
+    width: Annotated[int, Interval(minimum=1)] = 32,
+    max_width: Annotated[int, Interval(minimum=1)] = 128,
+    hidden: Annotated[int, Interval(minimum=1)] = 256,
+    dropout: Annotated[float, Interval(minimum=0, below=1)] = 0.0,
     pool: bool = False,
-    smallest: int = 4,
+    smallest: Annotated[int, Interval(minimum=1)] = 4,
     latent_channels: Annotated[int, Interval(minimum=0)] = 0,
 ) -> tuple[nn.Module, nn.Module]:
     """Create a convolutional encoder and decoder.
@@ -163,13 +162,7 @@ def conv(
 
     Returns:
         The encoder and the decoder.
-
-    Raises:
-        UsageError: If an option is out of range.
     """
-    require_positive(width=width, max_width=max_width, hidden=hidden, smallest=smallest)
-    if not 0 <= dropout < 1:
-        raise UsageError(f"option dropout={dropout} must be at least 0 and less than 1")
     levels = pyramid(image_shape, width, max_width, smallest)
     return (
         Encoder(image_shape[0], levels, hidden, dropout, pool, latent_channels, latent_dim, conditioning),

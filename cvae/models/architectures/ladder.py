@@ -255,11 +255,11 @@ def ladder(
     param_channels: int,
     conditioning: Conditioning,
     *,
-    width: int = 32,
-    max_width: int = 64,
-    blocks: int = 2,
-    patch: int = 2,
-    smallest: int = 4,
+    width: Annotated[int, Interval(minimum=1)] = 32,
+    max_width: Annotated[int, Interval(minimum=1)] = 64,
+    blocks: Annotated[int, Interval(minimum=1)] = 2,
+    patch: Annotated[int, Interval(minimum=1)] = 2,
+    smallest: Annotated[int, Interval(minimum=1)] = 4,
     smallest_blocks: Annotated[int, Interval(minimum=0)] = 0,
     latent_channels: Annotated[int, Interval(minimum=0)] = 0,
     grid_dropout: Annotated[float, Interval(minimum=0, maximum=1)] = 0.0,
@@ -291,9 +291,8 @@ def ladder(
         The encoder and the decoder.
 
     Raises:
-        UsageError: If an option is out of range.
+        UsageError: If `latent_dim` is less than the number of groups.
     """
-    require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     counts = blocks_per_level(len(levels), blocks, smallest_blocks)
     shape = (param_channels, *image_shape[1:])

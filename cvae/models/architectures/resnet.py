@@ -26,7 +26,6 @@ from cvae.models.architectures.layers import (
     count_grid_latents,
     counts_latents,
     pyramid,
-    require_positive,
 )
 from cvae.models.conditioning import Conditioning
 
@@ -203,11 +202,11 @@ def resnet(
     param_channels: int,
     conditioning: Conditioning,
     *,
-    width: int = 16,
-    max_width: int = 64,
-    blocks: int = 1,
-    patch: int = 2,
-    smallest: int = 7,
+    width: Annotated[int, Interval(minimum=1)] = 16,
+    max_width: Annotated[int, Interval(minimum=1)] = 64,
+    blocks: Annotated[int, Interval(minimum=1)] = 1,
+    patch: Annotated[int, Interval(minimum=1)] = 2,
+    smallest: Annotated[int, Interval(minimum=1)] = 7,
     batch_norm: bool = False,
     latent_channels: Annotated[int, Interval(minimum=0)] = 0,
     spatial: bool = False,
@@ -236,9 +235,8 @@ def resnet(
         The encoder and the decoder.
 
     Raises:
-        UsageError: If an option is out of range.
+        UsageError: If `latent_dim` can't be divided equally among the positions of a grid.
     """
-    require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
     spatial = spatial or latent_channels > 0

@@ -149,7 +149,7 @@ class Flow(CouplingFlow):
             normal. In a hierarchy whose other latents are grids, transform only the vector at the top.
 
     Raises:
-        UsageError: If an argument is out of range.
+        UsageError: If there are fewer than two latent dimensions, or `dims` does not fit them.
     """
 
     def __init__(
@@ -157,15 +157,13 @@ class Flow(CouplingFlow):
         latent_shape: tuple[int, ...],
         conditioning: Conditioning,
         *,
-        couplings: int = 8,
-        hidden: int = 128,
-        dims: int = 0,
+        couplings: Annotated[int, Interval(minimum=1)] = 8,
+        hidden: Annotated[int, Interval(minimum=1)] = 128,
+        dims: Annotated[int, Interval(minimum=0)] = 0,
     ) -> None:
         latent_dim = math.prod(latent_shape)
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
-        if couplings < 1 or hidden < 1:
-            raise UsageError(f"options couplings={couplings} and hidden={hidden} must be at least 1")
         if dims not in (0, *range(2, latent_dim + 1)):
             raise UsageError(f"option dims={dims} must be 0 or in 2..{latent_dim}, the number of latent dimensions")
         dims = dims or latent_dim
