@@ -132,8 +132,7 @@ def test_warmup_of_a_short_run_is_a_twentieth_of_its_steps(epochs, warmup, expec
     assert configure(config, replace(dataset, train=train)).training.warmup == expected
 
 
-GRIDS = {"width": 4, "latent_channels": 2}
-GRID_DROPOUT = {"arch": {**GRIDS, "grid_dropout": 0.5}, "prior": {"dims": 4}}
+GRID_DROPOUT = {"arch": {"width": 4, "latent_channels": 2, "grid_dropout": 0.5}, "prior": {"dims": 4}}
 
 
 @pytest.mark.parametrize(

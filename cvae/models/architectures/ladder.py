@@ -285,7 +285,7 @@ def ladder(
         latent_channels: number of latents at each position of a grid, 0 for vectors only. These latents are in addition
             to `--latent-dim`.
         grid_dropout: probability with which all grids of an image are zero in training, so that the vectors learn to
-            represent the image without its details.
+            represent the image without its details; needs a prior under which the grids are standard normal.
 
     Returns:
         The encoder and the decoder.
